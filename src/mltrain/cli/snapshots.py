@@ -426,7 +426,9 @@ def _view_snapshot(taken: TakenSnapshot) -> View:
     last_columns = right("share", "gaps", *(("requests", "s") if traffic_by_symbol else ("no trades", "MB")))
     yield table(None, "symbol", *right("rows"), "first (UTC)", "last (UTC)", *last_columns, rows=rows)
     if missing := sum(facts.missing for facts in snap.facts):
-        yield f"{missing:,} candles are missing in {sum(len(facts.gaps) for facts in snap.facts)} gaps"
+        gaps = sum(len(facts.gaps) for facts in snap.facts)
+        candles = f"{missing:,} candles are" if missing > 1 else "1 candle is"
+        yield f"{candles} missing in {gaps:,} gap{'s' * (gaps > 1)}"
     if traffic is not None:
         cached = sum(t.days_cached for t in traffic.symbols)
         weight = f"; peak weight {traffic.peak_weight:,} of {traffic.weight_limit:,} per minute"

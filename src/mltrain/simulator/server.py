@@ -182,23 +182,22 @@ class SimServer:
             await asyncio.sleep(self._latency_s)
         answer = self._choose_answer(request, charge, hit)
         delivery = Delivery(writer, answer, None if hit is None else hit.fault)
-        serial = self._log.begin(
-            RequestRecord(
-                at_s=at_s,
-                path=request.path,
-                query=request.query,
-                symbol=request.symbol,
-                status=delivery.status,
-                weight_used=charge.weight_used,
-                retry_after={name.lower(): value for name, value in answer.headers}.get("retry-after", ""),
-                sent_bytes=delivery.planned_bytes,
-                fault="" if hit is None else hit.fault.kind,
-            )
+        record = RequestRecord(
+            at_s=at_s,
+            path=request.path,
+            query=request.query,
+            symbol=request.symbol,
+            status=delivery.status,
+            weight_used=charge.weight_used,
+            retry_after={name.lower(): value for name, value in answer.headers}.get("retry-after", ""),
+            sent_bytes=delivery.planned_bytes,
+            fault="" if hit is None else hit.fault.kind,
         )
+        serial = self._log.begin(record)
         try:
             await delivery.send()
         finally:
-            self._log.end(serial, delivery.sent_bytes)
+            self._log.end(serial, replace(record, sent_bytes=delivery.sent_bytes))
         return delivery
 
     def _charge(self, request: Request, at_s: float) -> Charge:
@@ -323,10 +322,10 @@ class _Log:
                 del self._records[next(iter(self._records))]
             return self._serial
 
-    def end(self, serial: int, sent_bytes: int) -> None:
-        """Complete the record of a request that was answered with so many bytes of body."""
+    def end(self, serial: int, record: RequestRecord) -> None:
+        """Replace the record of a request by the one of its answer, unless it has been dropped for newer ones."""
         with self._lock:
-            record = replace(self._records[serial], sent_bytes=sent_bytes)
-            self._records[serial] = record
+            if serial in self._records:
+                self._records[serial] = record
         if self._on_answer is not None:
             self._on_answer(record)

@@ -274,7 +274,7 @@ def _find_cut(source: Source, request: SnapshotRequest) -> int:
             f"the end {format_ms(end_ms)} is later than the clock of the source {source.name}, {format_ms(clock_ms)}",
             hint="omit --end to end at that clock",
         )
-    # Over a network, an extent would cost a request for each symbol, and end at the clock.
+    # Over a network, an extent would cost two requests for each symbol, and most end at the clock.
     if request.align == "common" and not source.host:
         end_ms = min(end_ms, *(source.extent(symbol).end_ms for symbol in request.symbols))
     cut_ms = floor_to_grid(end_ms, interval_ms(request.interval))

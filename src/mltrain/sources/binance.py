@@ -168,16 +168,24 @@ class BinanceSource:
         return info.symbols if info else ()
 
     def extent(self, symbol: str) -> TimeRange:
-        """Return the range from a symbol's first open time, which is requested, to the end of its newest closed candle.
+        """Return the range from a symbol's first open time to the end of its newest closed candle; both are requested.
+
+        The newest candle of a symbol that is traded no more is an old one.
 
         Raises:
-            InputError: The symbol is unknown, or it has no candle.
+            InputError: The symbol is unknown, or it has no closed candle.
         """
         self._check_new_symbols([symbol])
-        rows = self._run(lambda client: self._pages(client).fetch_first(symbol, 0, limit=1))
-        if rows.is_empty():
+        closed_ms = floor_to_grid(self.clock_ms((symbol,)), self._step_ms)
+
+        async def fetch_both(client: HttpClient) -> tuple[pl.DataFrame, int | None]:
+            pages = self._pages(client)
+            return await pages.fetch_first(symbol, 0, limit=1), await pages.find_last(symbol, closed_ms)
+
+        rows, last_ms = self._run(fetch_both)
+        if rows.is_empty() or last_ms is None:
             raise InputError(f"{self.host} has no candles of {symbol}")
-        return TimeRange(int(times_ms(rows).min()), floor_to_grid(self.clock_ms((symbol,)), self._step_ms))
+        return TimeRange(int(times_ms(rows).min()), floor_to_grid(last_ms, self._step_ms) + self._step_ms)
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Request the closed candles that open inside the window; the day cache is not used."""
@@ -351,6 +359,12 @@ class RestPages:
             if rows.height or not page.ts_ms.size:
                 return rows
             start_ms, limit = int(page.ts_ms.max()) + 1, self.market.page_candles
+
+    async def find_last(self, symbol: str, end_ms: int) -> int | None:
+        """Request the newest row that opens before `end_ms`, ms UTC; return its open time, or None without any."""
+        params = {"endTime": end_ms - 1, "limit": 1}
+        page = await self._get(symbol, f"{symbol} before {format_ms(end_ms)}", params, TimeRange(0, end_ms))
+        return int(page.ts_ms.max()) if page.ts_ms.size else None
 
     async def _get(self, symbol: str, subject: str, params: dict[str, int], window: TimeRange) -> Page:
         """Request klines, and keep their odd rows; an answer entirely outside the window is requested again.
