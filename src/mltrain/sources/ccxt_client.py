@@ -315,7 +315,10 @@ class CcxtClient:
             return _shorten(str(cause))
         if isinstance(err, ccxt.OperationFailed) or status >= 500:
             return f"HTTP {status}: {_shorten(str(err))}"
-        raise SourceError(f"{where}: {type(err).__name__}: {_shorten(str(err))}") from err
+        hint = "it may not have candles that old: choose fewer --days, or a longer --interval"
+        raise SourceError(
+            f"{where}: {type(err).__name__}: {_shorten(str(err))}", hint=hint if refuses_request(err) else None
+        ) from err
 
     async def _check_request(self, _session: object, _context: object, params: aiohttp.TraceRequestStartParams) -> None:
         """Count a request that is about to be sent, and refuse one to an address that must not be reached."""
@@ -349,6 +352,11 @@ class CcxtClient:
             except (ValueError, RecursionError) as err:
                 raise _MalformedAnswerError("the answer is not JSON, or is cut short") from err
         return text
+
+
+def refuses_request(err: BaseException | None) -> bool:
+    """Return whether ccxt's error is that of an exchange which refuses what was requested, such as too old candles."""
+    return isinstance(err, ccxt.BadRequest)
 
 
 def _make_exchange(exchange_id: str, session: aiohttp.ClientSession, base_url: str, market: str) -> Any:  # noqa: ANN401

@@ -23,7 +23,7 @@ import polars as pl
 from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.candles.symbols import is_symbol, read_symbol
-from mltrain.errors import InputError, MachineError, UsageError
+from mltrain.errors import InputError, MachineError, SourceError, UsageError
 from mltrain.names import join_first, show
 from mltrain.sources.async_run import run_async, task_group
 from mltrain.sources.binance import cache_folder_name
@@ -218,23 +218,31 @@ class CcxtSource:
         clock_ms = self.clock_ms((symbol,))
         end_ms = floor_to_grid(clock_ms, self._step_ms)
 
+        page_ms, limit = self._page_candles * self._step_ms, self._page_candles - 1
+
         async def find_first(client: CcxtClient) -> int | None:
             pages = self._pages(client, end_ms)
-            page_ms = self._page_candles * self._step_ms
-            newest = await pages.fetch_first(symbol, end_ms - page_ms // 2, limit=self._page_candles - 1)
-            if newest.is_empty():
-                return None
-            low_ms, first_ms = _FIRST_CANDLE_MS, int(times_ms(newest).min())
+
+            async def first_from(start_ms: int) -> int | None:
+                try:
+                    rows = await pages.fetch_first(symbol, start_ms, limit=limit)
+                except SourceError as err:
+                    # Some exchanges refuse times before their history.
+                    if not self._ccxt.refuses_request(err.__cause__):
+                        raise
+                    return None
+                return None if rows.is_empty() else int(times_ms(rows)[0])
+
+            first_ms, low_ms = await first_from(end_ms - page_ms // 2), _FIRST_CANDLE_MS
             # No candle opens before low_ms; the one at first_ms exists.
-            while first_ms - low_ms > page_ms // 2:
+            while first_ms is not None and first_ms - low_ms > page_ms // 2:
                 middle_ms = floor_to_grid((low_ms + first_ms) // 2, self._step_ms)
-                rows = await pages.fetch_first(symbol, middle_ms, limit=self._page_candles - 1)
-                if rows.is_empty() or int(times_ms(rows).min()) >= first_ms:
+                found_ms = await first_from(middle_ms)
+                if found_ms is None or found_ms >= first_ms:
                     low_ms = middle_ms + page_ms // 2
                 else:
-                    first_ms = int(times_ms(rows).min())
-            rows = await pages.fetch_first(symbol, max(low_ms, 0), limit=self._page_candles - 1)
-            return min(first_ms, *map(int, times_ms(rows)))
+                    first_ms = found_ms
+            return first_ms if first_ms is None else min(first_ms, await first_from(low_ms) or first_ms)
 
         first_ms = self._run(find_first)
         if first_ms is None:
