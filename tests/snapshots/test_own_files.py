@@ -218,3 +218,20 @@ def test_volumes_in_coins_are_left_empty_and_said_once(tmp_path, make_candles, n
     assert (refused.code, "lacks quote_volume, for " in refused.err) == (3, True)
     prices = call("train", "--dry-run", "--features", "features-ohlcv.yml", data_dir=tmp_path / "data")
     assert "quote_volume" not in prices.err
+
+
+def test_the_interval_that_all_names_state_is_taken(folder, tmp_path, make_candles):
+    """Without --interval; with files of two intervals, or of none, it is 1m as for any other source."""
+    several = call("snapshot", "--source", "files", "--from", folder, data_dir=tmp_path / "data")
+    assert (several.code, "has no 1m candles" in several.err) == (3, True)
+
+    (folder / "data" / "binance" / "futures" / "BTC_USDT_USDT-5m-futures.json").unlink()
+    done = call("snapshot", "--source", "files", "--from", folder, data_dir=tmp_path / "data")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == "interval: 1h, by the names of the files"
+    assert open_snapshot(tmp_path / "data", "latest").interval == "1h"
+
+    (tmp_path / "unnamed").mkdir()
+    make_candles(range(48), step_ms=HOUR_MS).write_parquet(tmp_path / "unnamed" / "BTCUSDT.parquet")
+    unnamed = call("snapshot", "--source", "files", "--from", tmp_path / "unnamed", data_dir=tmp_path / "data")
+    assert (unnamed.code, "pass --interval 1h" in unnamed.err) == (3, True)

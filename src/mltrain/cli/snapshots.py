@@ -17,6 +17,7 @@ from mltrain.cli.help import add_command, data_option, new_group
 from mltrain.cli.render import FAILED_CHECK, Outcome, time_text, view_pruned
 from mltrain.cli.sources import (
     CONNECTIONS,
+    DEFAULT_INTERVAL,
     MAX_WAIT_S,
     SOURCE_METAVAR,
     ArchiveUrl,
@@ -194,8 +195,14 @@ def snapshot(
         ),
     ] = None,
     interval: Annotated[
-        str, data_option("--interval", help=f"Interval of the candles: {', '.join(INTERVALS_MS)}.")
-    ] = "1m",
+        str | None,
+        data_option(
+            "--interval",
+            metavar="INTERVAL",
+            help=f"Interval of the candles: {', '.join(INTERVALS_MS)}. Default: {DEFAULT_INTERVAL}; files: what all "
+            "their names state.",
+        ),
+    ] = None,
     end: Annotated[
         str | None,
         data_option(
@@ -265,13 +272,15 @@ def snapshot(
     )
     if dry_run and spec.uses_network:
         raise UsageError(f"--dry-run goes with --source files or sim: {spec.name} downloads into the cache")
+    is_found = interval is None and spec.interval != DEFAULT_INTERVAL
+    found = [f"interval: {spec.interval}, by the names of the files"] if is_found else []
     opened = open_source(spec, rules, now_ms=session.now_ms)
     request = _read_request(opened, symbols=symbols, days=days, end=end, align=align, progress=session.progress)
     if dry_run:
         plan = plan_snapshot(opened, request, data_dir=session.data_dir, progress=session.progress)
         for note in plan.notes:
             session.progress.warn(note)
-        return Outcome("snapshot-plan/1", plan, lambda: _view_plan(plan))
+        return Outcome("snapshot-plan/1", plan, lambda: [*found, *_view_plan(plan)])
     taken = take_snapshot(
         session.data_dir,
         opened,
@@ -285,7 +294,7 @@ def snapshot(
     snap = taken.snapshot
     coverage = tuple(SymbolCoverage(facts.symbol, facts.first_ms, facts.last_ms, facts.share) for facts in snap.facts)
     document = SnapshotDocument(snap, taken.created, taken.traffic, snap.window, coverage)
-    return Outcome("snapshot/1", document, lambda: _view_snapshot(taken))
+    return Outcome("snapshot/1", document, lambda: [*found, *_view_snapshot(taken)])
 
 
 def _read_request(

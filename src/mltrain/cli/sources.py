@@ -88,6 +88,7 @@ EnvProxy = Annotated[
     bool, network_option("--use-env-proxy", help="Use the proxy and the certificates that the environment names.")
 ]
 
+DEFAULT_INTERVAL: Final = "1m"
 MAX_WAIT_S: Final = 120.0
 CONNECTIONS: Final = 16
 
@@ -95,7 +96,7 @@ CONNECTIONS: Final = 16
 def read_source_spec(
     name: str | None,
     *,
-    interval: str,
+    interval: str | None,
     folder: Path | None,
     sim_seed: int | None,
     sim_signal: SimSignal | None,
@@ -108,6 +109,8 @@ def read_source_spec(
 ) -> SourceSpec:
     """Return the source that the options of a command describe; None is an option that was not given.
 
+    Without an interval, that of files is the one that all their names state, and any other DEFAULT_INTERVAL.
+
     Without a name (--source), an option that only one source has selects that source; the default is the exchange.
     The end of the candles is the clock of the simulated market, and means nothing for other sources; so does the
     default market for files.
@@ -115,6 +118,7 @@ def read_source_spec(
     Raises:
         UsageError: An option belongs to another source, or --from is missing.
     """
+    from mltrain.sources.candle_folder import find_interval
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.times import parse_time
 
@@ -143,6 +147,8 @@ def read_source_spec(
         if archive_url not in {None, os.environ.get(ARCHIVE_URL_VARIABLE)}:
             raise UsageError("--archive-url goes with --source archive")
         archive_url = None
+    if interval is None:
+        interval = (find_interval(folder) if folder is not None else None) or DEFAULT_INTERVAL
     clock_ms = parse_time(end) if end is not None and name == "sim" else None
     return SourceSpec(
         name=name,
