@@ -5,7 +5,6 @@ The classes of ccxt are real; only their pauses between requests are skipped.
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import polars as pl
@@ -16,13 +15,16 @@ from mltrain.errors import InputError, SourceError
 from mltrain.progress import Silent
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.ccxt_source import CcxtSource
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, TimeRange, floor_to_grid, format_ms
+from support.jumping_clock import JumpingClock
 from support.recorded_exchanges import SELECT, recorded, rows_of, serve
 
-throttler = pytest.importorskip("ccxt.async_support.base.throttler", reason="needs the extra [ccxt]")
+pytest.importorskip("ccxt", reason="needs the extra [ccxt]")
+pytestmark = pytest.mark.usefixtures("_no_pauses_of_ccxt")
 
 FIRST_MS = CLOCK_MS - 4 * MINUTE_MS
 RECORDED = [
@@ -32,18 +34,6 @@ RECORDED = [
     [FIRST_MS + 3 * MINUTE_MS, 112.8, 114.2, 111.6, 111.7, 12.125],
 ]
 ALL = list(SELECT)
-
-
-@pytest.fixture(autouse=True)
-def _without_pauses(monkeypatch):
-    """Let ccxt send its requests at once."""
-
-    def pass_at_once(_self, _cost=None):
-        future = asyncio.get_running_loop().create_future()
-        future.set_result(None)
-        return future
-
-    monkeypatch.setattr(throttler.Throttler, "__call__", pass_at_once)
 
 
 def source_of(exchange, base_url, **options):
@@ -133,6 +123,24 @@ def test_an_exchange_with_its_newest_candles_only_says_so(tmp_path):
     assert len(asked) < 20
 
 
+def test_regular_snapshots_collect_what_kraken_forgets(tmp_path):
+    """The cache keeps the days: two snapshots ten hours apart have more than the 720 candles of one answer."""
+    clocks_ms = [CLOCK_MS, CLOCK_MS + 10 * HOUR_MS]
+    whole = rows_of(market_until(clocks_ms[1], 2400))
+    rows = [row for row in whole if row.ts <= clocks_ms[0]]
+    now_ms, oldest_ms = clocks_ms[0], rows[-720].ts
+    with serve("kraken", clock_ms=lambda: now_ms, rows=rows) as (base_url, _):
+        for now_ms in clocks_ms:
+            rows += [row for row in whole if rows[-1].ts < row.ts <= now_ms]
+            source, spec = source_of("kraken", base_url)
+            request = SnapshotRequest(("BTCUSD",), 2, "1m")
+            taken = take_snapshot(tmp_path, source, spec, request, now_ms=now_ms, progress=Silent())
+
+    expected = [row.ts for row in whole if oldest_ms <= row.ts < now_ms]
+    assert len(expected) > 900
+    assert times_ms(taken.snapshot.candles("BTCUSD")).tolist() == expected
+
+
 def test_history_that_an_exchange_refuses_is_an_error(tmp_path):
     """Gate refuses candles of more than 10,000 intervals ago, in words that the message repeats."""
     now_ms = int(time.time() * 1000)
@@ -144,6 +152,29 @@ def test_history_that_an_exchange_refuses_is_an_error(tmp_path):
 
     assert "--days" in caught.value.hint
     assert not list(tmp_path.glob("snapshots/[!.]*"))
+
+
+JUNK = [0, "x", [], {}, [None], [[]], [["x"]], {"data": None}, {"result": {"list": [[]], "XXBTZUSD": [[1, 2]]}}]
+JUNK += [
+    {"candles": [1], "code": "0", "data": [[str(FIRST_MS)]]},
+    {"error": [[]], "retCode": [], "code": {}, "label": 3},
+]
+
+
+@pytest.mark.parametrize("exchange", ALL)
+def test_junk_is_no_candle_and_no_crash(exchange):
+    """Whatever JSON an exchange sends, the end is our error, or no candle."""
+    ends = []
+    for answer in JUNK:
+        with serve(exchange, clock_ms=CLOCK_MS, answer=answer) as (base_url, _):
+            source = CcxtSource(exchange, "1m", base_url, clock=JumpingClock())
+            try:
+                ends.append(source.candles(recorded(exchange).symbol, TimeRange(FIRST_MS, CLOCK_MS)).height)
+            except (InputError, SourceError) as err:
+                ends.append(str(err))
+
+    assert all(end == 0 or exchange in str(end) for end in ends)
+    assert any(end != 0 for end in ends)
 
 
 def test_candles_of_another_interval_are_refused():

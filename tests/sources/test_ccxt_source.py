@@ -1,8 +1,10 @@
-"""Laws of the source `ccxt:EXCHANGE`: the real client of ccxt against the simulated exchange."""
+"""Laws of the source `ccxt:EXCHANGE`: the real client of ccxt against the simulated exchange.
+
+Its pauses between requests, of some 50 ms, are skipped; the tests of the command line have them.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import signal
 import subprocess
@@ -29,26 +31,14 @@ from mltrain.sources.opening import open_recorded, open_source
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, TimeRange, parse_time
+from support.jumping_clock import JumpingClock
 from support.program import MLTRAIN, NEUTRAL, call
 
 pytest.importorskip("ccxt", reason="needs the extra [ccxt]")
+pytestmark = pytest.mark.usefixtures("_no_pauses_of_ccxt")
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 WINDOW = TimeRange(CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
-
-
-class JumpingClock:
-    """Jumps over every wait, while other tasks go on."""
-
-    def __init__(self):
-        self.now_s = 1000.0
-
-    def monotonic_s(self):
-        return self.now_s
-
-    async def sleep(self, seconds):
-        self.now_s += seconds
-        await asyncio.sleep(0)
 
 
 def klines(kind, **options):
@@ -107,7 +97,7 @@ def test_it_takes_the_same_snapshot_as_our_own_client(market, tmp_path):
     assert [path.name for path in (tmp_path / "ccxt:binance" / "cache").glob("c*")] == [folder]
 
 
-@pytest.mark.parametrize("interval", ["1m", "1h", "1d", "1w"])
+@pytest.mark.parametrize("interval", ["1m", "1h", "1w"])
 def test_every_interval_ends_with_the_newest_closed_candle(interval):
     """The open candle, which the exchange sends too, is left out by the exchange's clock."""
     ahead_ms = {"1m": MINUTE_MS, "1h": HOUR_MS}.get(interval, 14 * DAY_MS)

@@ -148,12 +148,14 @@ def rows_of(frame):
 
 
 @contextmanager
-def serve(exchange, *, clock_ms, rows=None):
+def serve(exchange, *, clock_ms, rows=None, answer=None):
     """Serve an exchange: the address of the server, and a list that receives the path and query of each request.
 
-    Without rows, each request for candles gets the recorded answer.
+    The clock may be a function, and rows may be added while it serves. Without rows, each request for
+    candles gets the answer given, a JSON value, or the recorded one.
     """
     held, requests = recorded(exchange), []
+    candles = held.candles if answer is None else answer
     time_path, write_time = TIMES[exchange]
     select: Callable = SELECT[exchange]
 
@@ -165,13 +167,14 @@ def serve(exchange, *, clock_ms, rows=None):
             query = dict(parse_qsl(parts.query))
             requests.append((parts.path, query))
             if parts.path == time_path:
-                body = write_time(clock_ms)
+                body = write_time(clock_ms() if callable(clock_ms) else clock_ms)
             elif parts.path == held.candle_path or "candles" in parts.path or "kline" in parts.path:
-                body = held.candles if rows is None else select(rows, parts.path, query)
+                body = candles if rows is None else select(rows, parts.path, query)
             else:
                 body = held.answers.get(parts.path)
             data = json.dumps(body).encode()
-            self.send_response(404 if body is None else 400 if "label" in body else 200)
+            is_refused = isinstance(body, dict) and "label" in body
+            self.send_response(404 if body is None else 400 if is_refused else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
