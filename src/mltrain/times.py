@@ -131,11 +131,6 @@ def ceil_to_grid(time_ms: int, step_ms: int) -> int:
     return floor_to_grid(time_ms + step_ms - 1, step_ms)
 
 
-def cache_day_ms(step_ms: int) -> int:
-    """Return the length of a day in the cache of candles of `step_ms`: a UTC day, or one candle if that is longer."""
-    return max(DAY_MS, step_ms)
-
-
 def format_ms(time_ms: int) -> str:
     """Return a time in ms UTC as ISO 8601; outside 1970 to 9999, as its number of ms.
 

@@ -12,7 +12,7 @@ from mltrain.features.registry import load_registry, parse_registry
 from mltrain.features.spec import LabelSpec
 
 DIRECTION = LabelSpec("direction", 1, "drop")
-OLD = ModelContract(DIRECTION, "1m", ("BTCUSDT", "ETHUSDT"), ("trades",), (("BTCUSDT", "close"),))
+OLD = ModelContract(DIRECTION, "1m", ("BTCUSDT", "ETHUSDT"), ("trades",), (("BTCUSDT", "close"),), "spot")
 LABEL = "{kind: direction, horizon: 1, ties: drop}"
 
 
@@ -26,6 +26,7 @@ LABEL = "{kind: direction, horizon: 1, ties: drop}"
             f"its label is {{kind: threshold, horizon: 30, ties: down, cost_bps: 8.0}}, not {LABEL}",
         ),
         ({"interval": "1h"}, "its interval is 1h, not 1m"),
+        ({"market": "usdm"}, "its market is usdm, not spot"),
         ({"symbols": ("BTCUSDT", "SOLUSDT")}, "its symbols are BTCUSDT, SOLUSDT, without ETHUSDT"),
         ({"columns": ("quote_volume", "trades")}, "its features also read quote_volume"),
         ({"leader_columns": (("SOLUSDT", "close"),)}, "its features also read the candles of SOLUSDT"),
@@ -43,6 +44,8 @@ def test_each_difference_is_one_sentence_with_both_values(change, difference):
         {},
         {"symbols": ("ADAUSDT", "BTCUSDT", "ETHUSDT")},
         {"columns": ()},
+        # Files may be of any market.
+        {"market": ""},
         {"leader_columns": ()},
         {"leader_columns": (("BTCUSDT", "close"), ("BTCUSDT", "high"))},
         {"leader_columns": (("ETHUSDT", "trades"),)},
@@ -71,8 +74,8 @@ def test_everything_that_differs_is_named():
 
 def test_the_columns_are_those_that_the_features_read():
     """Every candle has OHLCV columns, so they count only for leaders."""
-    full = ModelContract.of(load_registry(None, interval="1m"), ("BTCUSDT",))
-    plain = ModelContract.of(load_registry(Path("features-ohlcv.yml"), interval="1m"), ("BTCUSDT",))
+    full = ModelContract.of(load_registry(None, interval="1m"), ("BTCUSDT",), market="spot")
+    plain = ModelContract.of(load_registry(Path("features-ohlcv.yml"), interval="1m"), ("BTCUSDT",), market="spot")
     registry = b"""
 version: 1
 interval: 5m
@@ -81,7 +84,7 @@ features:
   - {name: volume_z_20, op: zscore, params: {column: trades, bars: 20}}
   - {name: leader_return_3, op: leader_return, params: {bars: 3}, leader: BTCUSDT}
 """
-    small = ModelContract.of(parse_registry(registry, where="registry"), ("ETHUSDT",))
+    small = ModelContract.of(parse_registry(registry, where="registry"), ("ETHUSDT",), market="")
 
     assert set(full.columns) == {"quote_volume", "taker_buy_base", "taker_buy_quote"}
     assert plain == replace(full, columns=(), leader_columns=())

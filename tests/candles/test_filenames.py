@@ -94,6 +94,25 @@ NAMES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("folders", "name", "counts"),
+    [
+        (["data", "futures", "cm", "daily"], "ETHUSD_PERP-1h.zip", True),
+        ([], "BTCUSD_PERP-1h-2026-01.zip", True),
+        ([], "BTCUSD_240628-1d.csv", True),
+        (["BTCUSD_PERP", "1h"], "2025.csv", True),
+        (["binance-coinm"], "BTC_USD_BTC-1h-futures.feather", False),
+        (["coinm"], "BTC_USD_BTC-1h-futures.feather", True),
+        (["data", "futures", "um", "daily"], "BTCUSDT_240628-1h.zip", False),
+        ([], "BTC-USD-1h.csv", False),
+        ([], "BTCUSD-240628.csv", False),
+    ],
+)
+def test_coin_margined_futures_are_recognised(folders, name, counts):
+    """By Binance's folder and spelling: their volumes are in contracts and coins."""
+    assert read_path(folders, name).counts_contracts == counts
+
+
 @pytest.mark.parametrize(("name", "says"), NAMES.items())
 def test_the_name_of_a_file_has_symbol_and_interval(name, says):
     """As in names of Binance, freqtrade and Kraken, among other words; two intervals count as none."""

@@ -13,9 +13,9 @@ from mltrain.errors import InputError
 from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, WEEK_MS, format_ms
 
 
-def find(step_ms=HOUR_MS, above="", **columns):
+def find(step_ms=HOUR_MS, above="", zone=None, **columns):
     frame = pl.DataFrame(columns)
-    return find_open_times(Cells(frame, "a.csv", "line", 2, above=above), step_ms)
+    return find_open_times(Cells(frame, "a.csv", "line", 2, above=above), step_ms, timezone=zone)
 
 
 def times_of(found):
@@ -165,7 +165,114 @@ def test_the_end_of_summer_time_is_refused_and_its_beginning_noted():
     (note,) = find(time=spring).notes
     assert note.startswith("an hour is missing after 2025-03-30T01:00:00Z, a Sunday")
     twice = ["2025-10-26 02:00:00", *local_hours("2025-10-25 00:00", 60, ("2026-01-01", 0))]
-    assert find(time=sorted(twice)).notes == ("its times state no zone and were read as UTC",)
+    assert find(time=sorted(twice)).notes == (
+        "its times state no zone and were read as UTC (--timezone ZONE reads them in another)",
+    )
+
+
+def test_summer_time_is_looked_for_in_each_symbol():
+    """Where rows of one symbol follow those of another, their times go back."""
+    hour = [str(dt.datetime(2025, 10, 26) + dt.timedelta(minutes=i)) for i in range(60)]  # noqa: DTZ001
+    autumn = local_hours("2025-10-25 00:00", 60, ("2025-10-26 03:00", -1))
+    rising = local_hours("2025-10-25 00:00", 60, ("2030-01-01", 0))
+
+    assert len(find(MINUTE_MS, time=hour * 2, symbol=["A"] * 60 + ["B"] * 60).notes) == 1
+    with pytest.raises(InputError, match="its times go back by an hour on 2025-10-26"):
+        find(
+            time=[each for pair in zip(rising, autumn, strict=True) for each in pair],
+            symbol=["A", "B"] * 60,
+            close=[i // 2 for i in range(120)],
+        )
+
+
+#: Columns of times that state no zone, read as of Berlin: an hour ahead of UTC in winter.
+BERLIN = {
+    "text": {"time": ["2026-01-05 01:00", "2026-01-05 02:00"]},
+    "typed": {"time": [dt.datetime(2026, 1, 5, 1), dt.datetime(2026, 1, 5, 2)]},  # noqa: DTZ001
+    "two columns": {"date": ["2026.01.05"] * 2, "time": ["01:00", "02:00"]},
+    "a day besides": {"date": ["2026-01-05"] * 2, "datetime": ["2026-01-05 01:00", "2026-01-05 02:00"]},
+    "stated besides": {
+        "date": ["2026-01-05T00:00Z", "2026-01-05T01:00Z"],
+        "time": ["2026-01-05 01:00", "2026-01-05 02:00"],
+    },
+    "an index": {"": ["2026-01-05 01:00", "2026-01-05 02:00"]},
+    "closes": {"close_time": ["2026-01-05 02:00", "2026-01-05 03:00"]},
+    "named": {"Local time": ["2026-01-05 01:00", "2026-01-05 02:00"]},
+    "a column of the zone": {"time": ["2026-01-05 01:00", "2026-01-05 02:00"], "tz": ["Europe/Berlin"] * 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", BERLIN.values(), ids=BERLIN)
+def test_times_without_a_zone_are_read_in_the_users(columns):
+    """In every form; the file's own words for that zone do not contradict it, and no warning is needed."""
+    found = find(zone="Europe/Berlin", **columns)
+
+    assert times_of(found) == ["2026-01-05T00:00:00Z", "2026-01-05T01:00:00Z"]
+    assert found.notes == ()
+    if "2026-01-05T00:00Z" not in columns.get("date", ()):
+        assert found.zone == "Europe/Berlin by --timezone"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"unix": [1_767_571_200, 1_767_574_800]},
+        {"time": ["2026-01-05T00:00:00Z", "2026-01-05T01:00:00Z"]},
+        {"time": ["2026-01-05T02:00:00+02:00", "2026-01-05T03:00:00+02:00"]},
+        {"time UTC": ["2026-01-05 00:00", "2026-01-05 01:00"]},
+        {"unix": [1_767_571_200, 1_767_574_800], "date": ["2026-01-05 01:00", "2026-01-05 02:00"]},
+    ],
+)
+def test_times_that_state_their_zone_keep_it(columns):
+    """Numbers, offsets and names win over the user's zone; a text in that zone agrees with numbers."""
+    found = find(zone="Europe/Berlin", **columns)
+
+    assert times_of(found) == ["2026-01-05T00:00:00Z", "2026-01-05T01:00:00Z"]
+    assert "--timezone" not in found.zone
+    assert found.notes == ()
+
+
+def test_a_local_time_that_does_not_exist_or_comes_twice_is_refused_by_name():
+    """The message says which, where and why; next to numbers such a text does no harm."""
+    twice = ["2025-10-26 01:00", "2025-10-26 02:00", "2025-10-26 03:00"]
+    why = r"^a.csv: line 3: time is 2025-10-26T02:00:00, which comes twice, because clocks go back in Europe/Berlin$"
+    with pytest.raises(InputError, match=why) as err:
+        find(zone="Europe/Berlin", time=twice)
+    assert "--timezone" in err.value.hint
+    with pytest.raises(InputError, match=r"2026-03-29T02:00:00, which does not exist, because .* \(and 1 more\)$"):
+        find(zone="Europe/Berlin", date=["2026-03-29", "2026-03-29"], time=["02:00", "02:30"])
+    unix = [1_761_433_200, 1_761_436_800, 1_761_440_400]
+    texts = ["2025-10-26 01:00", "2025-10-26 02:00", "2025-10-26 02:00"]
+    assert find(zone="Europe/Berlin", time=texts, unix=unix).notes == ()
+    assert times_of(find(zone="+01:00", time=twice))[0] == "2025-10-26T00:00:00Z"
+
+
+def test_another_zone_than_the_users_is_refused():
+    """The file names a place; a word such as local or EST is what the user explains."""
+    times = {"time": ["2026-01-05 00:00"]}
+    for above in ("# Asia/Tokyo", "Asia/Tokyo"):
+        with pytest.raises(InputError, match="it names the time zone 'Asia/Tokyo'"):
+            find(above=above, zone="Europe/Berlin", **times)
+    with pytest.raises(InputError, match="column 'tz' names 'UTC'"):
+        find(zone="Europe/Berlin", tz=["UTC"], **times)
+    assert times_of(find(above="times in EST", zone="America/New_York", **times)) == ["2026-01-05T05:00:00Z"]
+
+
+def test_days_of_another_zone_are_no_candles_of_utc():
+    """A day in New York begins at 05:00 UTC in winter; days of a zone without an offset are those of UTC."""
+    with pytest.raises(InputError, match="date holds days, which begin at 05:00:00Z in this zone: 1d candles open on"):
+        find(DAY_MS, zone="America/New_York", date=["2026-01-05", "2026-01-06"])
+    assert times_of(find(DAY_MS, zone="+00:00", date=["2026-01-05"])) == ["2026-01-05T00:00:00Z"]
+    assert times_of(find(DAY_MS, zone="Europe/Berlin", time=["2026-01-05 01:00"])) == ["2026-01-05T00:00:00Z"]
+
+
+def test_times_of_impossible_years_do_not_abort():
+    """Polars cannot convert them; the rows are refused later."""
+    for zone in ("Europe/Berlin", "+14:00"):
+        found = find(zone=zone, time=pl.Series([2**62, -(2**62)]).cast(pl.Datetime("ms")))
+        assert found.ms.to_list() == [2**62, -(2**62)]
+        edge = find(zone=zone, time=pl.Series([0, 253_402_300_799_000]).cast(pl.Datetime("ms")))
+        assert edge.ms[0] < 0
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from mltrain.cli.command import Session
 from mltrain.cli.feature_documents import FeaturesAuditDocument
 from mltrain.cli.progress import CommandProgress
 from mltrain.cli.render import show_view
-from mltrain.cli.sources import SimSignal, SourceName
+from mltrain.cli.sources import SimSignal
 from mltrain.store.promotion import promote_version
 from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
@@ -57,8 +57,8 @@ def shelf(tmp_path_factory):
     os.chdir(here)
     session = Session(Path("data"), False, False, NOW_MS, CommandProgress(warn=False))
     take = snapshots.snapshot.outcome
-    first = take(session, source=SourceName.SIM, symbols="BTCUSDT,ETHUSDT,SOLUSDT", days=3)
-    take(session, source=SourceName.SIM, sim_signal=SimSignal.STRONG, symbols="BTCUSDT", days=2)
+    first = take(session, source="sim", symbols="BTCUSDT,ETHUSDT,SOLUSDT", days=3)
+    take(session, source="sim", sim_signal=SimSignal.STRONG, symbols="BTCUSDT", days=2)
     store = Store(session.data_dir)
     for verdict, model in (("GO", b"one"), ("GO", b"two"), ("NO-GO", b"three")):
         card = CARD.read_bytes().replace(

@@ -107,6 +107,29 @@ def test_a_file_in_local_time_is_refused(trained_dir, fresh, tmp_path):
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_times_without_a_zone_are_read_as_in_a_snapshot(trained_dir, table, tmp_path):
+    """As UTC, with a warning; or in the zone of --timezone."""
+    known = write(table, tmp_path / "known.parquet")
+    naive = tmp_path / "in.parquet"
+    table.with_columns(pl.col("ts").dt.replace_time_zone(None)).write_parquet(naive)
+    local = tmp_path / "local.parquet"
+    table.with_columns(pl.col("ts").dt.convert_time_zone("Asia/Tokyo").dt.replace_time_zone(None)).write_parquet(local)
+    words = {known: (), naive: (), local: ("--timezone", "Asia/Tokyo")}
+    done = {
+        path: call("predict", "--input", path, "--output", f"{path}.csv", *more, data_dir=trained_dir)
+        for path, more in words.items()
+    }
+
+    assert {call.code for call in done.values()} == {0}, done[naive].err
+    assert "its times state no zone and were read as UTC" in done[naive].err
+    assert "no zone" not in done[known].err + done[local].err
+    scored = [read(path.with_name(f"{path.name}.csv")) for path in words]
+    assert scored[0].equals(scored[1])
+    assert scored[0].equals(scored[2])
+    alone = call("predict", "--timezone", "Asia/Tokyo", data_dir=trained_dir)
+    assert (alone.code, "--timezone goes with --input, or with --source files" in alone.err) == (2, True)
+
+
 def test_the_newest_candle_of_files_is_the_newest_closed_one(trained_dir, fresh, tmp_path):
     """The one that is still open is reported and left out."""
     for symbol in SYMBOLS:

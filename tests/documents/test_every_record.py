@@ -39,6 +39,7 @@ SOURCES = st.sampled_from([
     SourceSpec(name="binance"),
     SourceSpec(name="archive", base_url="http://127.0.0.1:1", archive_url="http://127.0.0.1:2"),
     SourceSpec(name="files", folder=Path("/candles")),
+    SourceSpec(name="ccxt:kraken"),
     SourceSpec(name="sim", seed=3, signal="weak", end_ms=1_760_529_600_000),
 ])  # fmt: skip
 FEATURES = [

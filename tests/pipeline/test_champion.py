@@ -164,11 +164,13 @@ def test_the_meaning_is_that_of_the_version_served(rivals, tmp_path):
     label = dataclasses.replace(run.data.feature_set.label, horizon_bars=2)
     champion, other = open_champion(workshop.store), dataclasses.replace(run.data.feature_set, label=label)
 
-    assert compare_meaning(champion, run.data.feature_set, run.data.samples.symbols) == ()
-    (found,) = compare_meaning(champion, other, run.data.samples.symbols)
+    assert compare_meaning(champion, run.data.feature_set, run.data.samples.symbols, market="spot") == ()
+    (found,) = compare_meaning(champion, other, run.data.samples.symbols, market="spot")
     assert "label" in found
+    futures = compare_meaning(champion, run.data.feature_set, run.data.samples.symbols, market="usdm")
+    assert futures == ("its market is usdm, not spot",)
     assert open_champion(Store(tmp_path)) is None
-    assert isinstance(compare_meaning(None, run.data.feature_set, ("BTCUSDT",)), NotApplicable)
+    assert isinstance(compare_meaning(None, run.data.feature_set, ("BTCUSDT",), market="spot"), NotApplicable)
 
 
 @pytest.mark.usefixtures("rivals")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
-from mltrain.errors import InputError
+from mltrain.errors import InputError, UsageError
 from mltrain.pipeline.predict import (
+    choose_market,
     find_model_source,
     find_refusal,
     open_default_model,
@@ -46,6 +48,43 @@ def test_the_source_is_that_of_the_models_snapshot(served):
     workshop, _, model = served
 
     assert find_model_source(model, workshop.folder) == SourceSpec(name="sim", signal="strong")
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "expected"),
+    [
+        ({"name": "binance"}, None, "spot"),
+        ({"name": "binance"}, "spot", "spot"),
+        ({"name": "binance"}, "usdm", UsageError),
+        ({"name": "binance", "market": "usdm"}, None, "usdm"),
+        ({"name": "archive", "market": "usdm"}, "spot", UsageError),
+        ({"name": "sim", "market": "usdm"}, "usdm", "usdm"),
+        ({"name": "files"}, None, None),
+        ({"name": "files"}, "usdm", "usdm"),
+        ({}, "usdm", "usdm"),
+    ],
+)
+def test_the_market_is_that_of_the_training(source, given, expected):
+    """A model of futures never scores candles of the spot market, nor the other way round."""
+    model = SimpleNamespace(version="2025-10-15", card={"lineage": {"source": source}})
+    if expected is not UsageError:
+        assert choose_market(model, given) == expected
+        return
+    with pytest.raises(UsageError, match="2025-10-15 was trained on the market"):
+        choose_market(model, given)
+
+
+def test_a_snapshot_of_the_other_market_is_not_the_models(served):
+    """A snapshot with the id of the training's, but of another market, does not name the source."""
+    workshop, _, model = served
+    source = {**model.card["lineage"]["source"], "market": "usdm"}
+    futures = SimpleNamespace(
+        version="2025-10-15", card={**model.card, "lineage": {**model.card["lineage"], "source": source}}
+    )
+    with pytest.raises(InputError, match=r"trained on the market usdm, and the snapshot .* is one of spot"):
+        find_model_source(futures, workshop.folder)
+    with pytest.raises(UsageError, match="trained on the market spot, not on usdm"):
+        find_model_source(model, workshop.folder, market="usdm")
 
 
 def test_without_the_snapshot_the_source_must_be_given(served, tmp_path):

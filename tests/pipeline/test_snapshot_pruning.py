@@ -18,7 +18,7 @@ from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.locks import hold_lock
 from mltrain.store.store import Store
-from mltrain.times import parse_time
+from mltrain.times import DAY_MS, TimeRange, parse_time
 from support import disk_faults
 from support.program import call
 
@@ -165,10 +165,14 @@ def test_days_in_use_are_those_that_a_snapshot_has(tmp_path):
     name = take(tmp_path, 9)
     in_use = find_days_in_use(tmp_path)
 
-    days = {day: in_use("BTCUSDT", "1m", parse_time(day)) for day in ("2025-10-13", "2025-10-14", "2025-10-15")}
-    assert days == {"2025-10-13": False, "2025-10-14": True, "2025-10-15": True}
-    assert not in_use("ETHUSDT", "1m", parse_time("2025-10-14"))
-    assert not in_use("BTCUSDT", "5m", parse_time("2025-10-14"))
+    def days(first, count=1):
+        return TimeRange(parse_time(first), parse_time(first) + count * DAY_MS)
+
+    found = {day: in_use("BTCUSDT", "1m", days(day)) for day in ("2025-10-13", "2025-10-14", "2025-10-15")}
+    assert found == {"2025-10-13": False, "2025-10-14": True, "2025-10-15": True}
+    assert in_use("BTCUSDT", "1m", days("2025-10-13", 2))
+    assert not in_use("ETHUSDT", "1m", days("2025-10-14"))
+    assert not in_use("BTCUSDT", "5m", days("2025-10-14"))
     (tmp_path / "snapshots" / name / "manifest.json").unlink()
     with pytest.raises(InputError, match="the days it needs are unknown"):
         find_days_in_use(tmp_path)

@@ -97,6 +97,12 @@ def test_one_registry_and_the_same_symbols_are_compared_by_their_cards(publish, 
     same = [publish(card=json.dumps(fields).encode()) for _ in range(2)]
     fields["train"]["symbols"] = ["BTCUSDT"]
     other = publish(model=replace(bundle, symbols=("BTCUSDT",)), card=json.dumps(fields).encode())
+    fields["train"]["symbols"] = list(bundle.symbols)
+    markets = []
+    for market in ("spot", "usdm"):
+        fields["lineage"]["source"] = {"name": "binance", "market": market}
+        markets.append(publish(card=json.dumps(fields).encode()))
+    assert find_version_differences(*markets) == ("its market is spot, not usdm",)
     compared = []
     monkeypatch.setattr(
         model_contract, "contract_differences", lambda new, old: compared.append((new, old)) or ("one",)

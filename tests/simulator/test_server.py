@@ -425,3 +425,24 @@ def test_latency_and_signal_are_as_given():
         SimServer(signal="strongest")
     with pytest.raises(UsageError):
         SimServer(clock_ms=0)
+
+
+def test_an_answer_may_end_after_its_record_was_dropped(monkeypatch):
+    """The log holds the newest records; a slow answer is still reported, and not put back."""
+    monkeypatch.setattr("mltrain.simulator.server._MAX_RECORDS", 3)
+    reported = []
+    fault = Fault("hang", endpoint="ping", seconds=1.0)
+    with open_client(faults=[fault], on_answer=reported.append) as (server, client):
+        host, port = server.base_url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(b"GET /api/v3/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            for _ in itertools.takewhile(lambda _: not server.log, itertools.count()):
+                pass
+            for _ in range(5):
+                client.get("/api/v3/time")
+            assert slow.recv(1) == b""
+        paths = [record.path for record in server.log]
+
+    assert paths == ["/api/v3/time"] * 3
+    assert reported[-1].path == "/api/v3/ping"
+    assert reported[-1].fault == "hang"

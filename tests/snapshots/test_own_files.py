@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 
+import polars as pl
 import pytest
 
 from mltrain.errors import UsageError
@@ -160,3 +161,77 @@ def test_a_fault_that_all_symbols_share_is_said_once(tmp_path, make_candles):
     assert len(warnings) == 1
     assert warnings[0].startswith("warning: BTCUSDT: quote_volume / volume lies outside ")
     assert warnings[0].endswith("quote_volume is left empty; the same in ETHUSDT, SOLUSDT")
+
+
+def test_a_time_zone_is_given_recorded_and_used_again(tmp_path, make_candles):
+    """A CSV of a program that writes Berlin's time: the manifest keeps the zone, with which a lost file is rebuilt."""
+    (tmp_path / "candles").mkdir()
+    frame = make_candles(range(48), step_ms=HOUR_MS)
+    local = pl.col("ts").dt.convert_time_zone("Europe/Berlin").dt.strftime("%Y-%m-%d %H:%M")
+    frame.with_columns(local).write_csv(tmp_path / "candles" / "BTCUSDT-1h.csv")
+
+    done = snapshot(tmp_path / "candles", tmp_path / "data", "--timezone", "Europe/Berlin")
+    assert done.code == 0, done.err
+    assert done.err.count("warning: ") == 0
+    assert "csv, open time, text Europe/Berlin by --timezone, columns ts open" in done.out
+    taken = open_snapshot(tmp_path / "data", "latest")
+    assert taken.source.to_dict()["timezone"] == "Europe/Berlin"
+    assert taken.candles("BTCUSDT")["ts"].equals(frame["ts"])
+
+    os.truncate(taken.path / "BTCUSDT.parquet", 100)
+    rebuilt = call("snapshot", "--rebuild", "latest", data_dir=tmp_path / "data")
+    assert rebuilt.code == 0, rebuilt.err
+    assert verify_snapshot(open_snapshot(tmp_path / "data", "latest")) == ()
+
+    plain = snapshot(tmp_path / "candles", tmp_path / "data", "--dry-run")
+    assert "--timezone ZONE reads them in another): BTCUSDT-1h.csv" in plain.err
+    other = call("snapshot", "--source", "sim", "--timezone", "Europe/Berlin", data_dir=tmp_path / "data")
+    assert (other.code, "--timezone goes with --source files" in other.err) == (2, True)
+    unknown = snapshot(tmp_path / "candles", tmp_path / "data", "--timezone", "Europe/Bern")
+    assert (unknown.code, "'Europe/Bern' is not a time zone" in unknown.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "name", ["data/futures/cm/monthly/klines/BTCUSD_PERP/1h/BTCUSD_PERP-1h-2026-01.csv", "BTCUSD_260327.csv"]
+)
+def test_volumes_in_coins_are_left_empty_and_said_once(tmp_path, make_candles, name):
+    """COIN-M: the volume is a number of contracts; no warning, and a training on prices and volume goes on."""
+    path = tmp_path / "candles" / name
+    path.parent.mkdir(parents=True)
+    frame = make_candles(range(800), step_ms=HOUR_MS)
+    coins = (frame["volume"] * 100 / frame["close"]).alias("quote_volume")
+    frame = frame.with_columns(coins, trades=7, taker_buy_base=frame["volume"] / 2, taker_buy_quote=coins / 2)
+    frame.with_columns(pl.col("ts").dt.timestamp("ms")).write_csv(path)
+
+    done = snapshot(tmp_path / "candles", tmp_path / "data")
+    assert done.code == 0, done.err
+    assert done.err.count("warning: ") == 0
+    assert "COIN-M volume in contracts: quote_volume and taker_buy_quote left empty" in done.out
+    taken = open_snapshot(tmp_path / "data", "latest")
+    candles = taken.candles(taken.symbols[0])
+    assert candles["volume"].equals(frame["volume"])
+    assert candles["taker_buy_base"].equals(frame["taker_buy_base"])
+    assert candles["quote_volume"].null_count() == candles["taker_buy_quote"].null_count() == candles.height
+    (kind,) = taken.input_files.kinds
+    assert kind.layout.emptied == ("quote_volume", "taker_buy_quote")
+    refused = call("train", "--dry-run", data_dir=tmp_path / "data")
+    assert (refused.code, "lacks quote_volume, for " in refused.err) == (3, True)
+    prices = call("train", "--dry-run", "--features", "features-ohlcv.yml", data_dir=tmp_path / "data")
+    assert "quote_volume" not in prices.err
+
+
+def test_the_interval_that_all_names_state_is_taken(folder, tmp_path, make_candles):
+    """Without --interval; with files of two intervals, or of none, it is 1m as for any other source."""
+    several = call("snapshot", "--source", "files", "--from", folder, data_dir=tmp_path / "data")
+    assert (several.code, "has no 1m candles" in several.err) == (3, True)
+
+    (folder / "data" / "binance" / "futures" / "BTC_USDT_USDT-5m-futures.json").unlink()
+    done = call("snapshot", "--source", "files", "--from", folder, data_dir=tmp_path / "data")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == "interval: 1h, by the names of the files"
+    assert open_snapshot(tmp_path / "data", "latest").interval == "1h"
+
+    (tmp_path / "unnamed").mkdir()
+    make_candles(range(48), step_ms=HOUR_MS).write_parquet(tmp_path / "unnamed" / "BTCUSDT.parquet")
+    unnamed = call("snapshot", "--source", "files", "--from", tmp_path / "unnamed", data_dir=tmp_path / "data")
+    assert (unnamed.code, "pass --interval 1h" in unnamed.err) == (3, True)

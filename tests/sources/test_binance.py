@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import json
 import random
 import tempfile
+import threading
+import urllib.parse
 from pathlib import Path
 
+import httpx
 import polars as pl
 import pytest
 from hypothesis import assume, example, given
@@ -26,7 +30,7 @@ from mltrain.sources.day_cache import SymbolDays
 from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.simulated_market import CLOCK_MS, GENESIS_MS, SimSource
 from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec
-from mltrain.times import DAY_MS, MINUTE_MS, TimeRange, format_ms
+from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, TimeRange, format_ms
 from support.downloads import download_pages
 
 
@@ -243,6 +247,37 @@ def test_the_extent_reaches_from_the_first_candle_to_the_last_closed_one():
     first = SimSource().candles("BTCUSDT", TimeRange(GENESIS_MS, GENESIS_MS + DAY_MS))
     with SimServer(clock_ms=CLOCK_MS + 30_000) as server:
         assert open_at(server).extent("BTCUSDT") == TimeRange(int(times_ms(first)[0]), CLOCK_MS)
+
+
+def test_the_extent_of_a_symbol_that_is_traded_no_more_ends_at_its_last_candle():
+    """The exchange still lists it, and its clock goes on."""
+    last_ms = CLOCK_MS - 40 * DAY_MS
+    with SimServer() as server:
+
+        class Delisting(http.server.BaseHTTPRequestHandler):
+            """Passes requests on to the simulated exchange, whose newest candles it withholds."""
+
+            def do_GET(self):
+                path, _, text = self.path.partition("?")
+                query = dict(urllib.parse.parse_qsl(text))
+                if path.endswith("/klines"):
+                    query["endTime"] = str(min(int(query.get("endTime", last_ms)), last_ms))
+                body = httpx.get(f"{server.base_url}{path}", params=query, trust_env=False).content
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Delisting) as delisting:
+            threading.Thread(target=delisting.serve_forever, args=(0.01,), daemon=True).start()
+            source = BinanceSource("1h", f"http://127.0.0.1:{delisting.server_address[1]}")
+            extent = source.extent("BTCUSDT")
+            delisting.shutdown()
+
+    assert extent == TimeRange(SimSource(interval="1h").extent("BTCUSDT").start_ms, last_ms + HOUR_MS)
 
 
 # --- gaps -----------------------------------------------------------------------------------------------------------

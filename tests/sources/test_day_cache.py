@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -24,9 +25,11 @@ from mltrain.simulator.server import SimServer
 from mltrain.snapshots.snapshot import verify_snapshot
 from mltrain.sources.cache_upkeep import CacheRow, Pruned, list_cache, prune_cache
 from mltrain.sources.day_cache import CachedDay, SymbolDays, lock_cache
+from mltrain.sources.klines import OddRows, add_odd
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
+from mltrain.sources.symbol_download import SymbolDownload
 from mltrain.storage.hashing import sha256_bytes
-from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, WEEK_MS, TimeRange, parse_time
 from support import disk_faults
 from support.downloads import TODAY_MS, download, requested_minutes, requested_pages
 from support.program import call
@@ -477,9 +480,10 @@ def test_pruning_removes_just_the_days_before(tmp_path, days, before_ms):
     of_gone = {path for path in ours for day in gone if stamp(day) in path}
     size = sum(len(ours[path]) for path in of_gone)
 
-    def is_removable(symbol, interval, day_ms):
+    def is_removable(symbol, interval, of_file):
         assert (symbol, interval) in {("BTCUSDT", "1m"), ("ETHUSDT", "1m")}
-        return before_ms is None or day_ms < before_ms
+        assert of_file.end_ms - of_file.start_ms == DAY_MS
+        return before_ms is None or of_file.start_ms < before_ms
 
     everything = {path: data for path, data in contents(cache).items() if not path.endswith(".tmp")}
     assert prune_cache(tmp_path / "data", is_removable, dry_run=True) == Pruned(len(gone), size)
@@ -492,7 +496,7 @@ def test_pruning_removes_just_the_days_before(tmp_path, days, before_ms):
     assert not [path for path in after if path.endswith(".tmp")]
 
 
-def any_day(_symbol, _interval, _day_ms):
+def any_day(_symbol, _interval, _of_file):
     return True
 
 
@@ -859,3 +863,94 @@ def test_long_candles_are_downloaded_once(tmp_path, interval, days, candles):
     assert frame.equals(source.candles("BTCUSDT", source.extent("BTCUSDT")).tail(candles))
     assert len([record for record in server.log[requested:refreshed] if record.path.endswith("/klines")]) > 0
     assert [record for record in server.log[refreshed:] if record.path.endswith("/klines")] == []
+
+
+def long_words(server, interval, days, *more):
+    words = ["snapshot", "--source", "binance", "--base-url", server.base_url, "--interval", interval]
+    return [*words, "--symbols", "BTCUSDT", "--days", days, *more]
+
+
+@pytest.mark.parametrize(
+    ("interval", "days", "files"),
+    [
+        ("1h", 90, ["2025-07-11_30d", "2025-08-10_30d", "2025-09-09_30d", "2025-10-09_30d.part"]),
+        ("1d", 1000, ["2021-04-03_720d", "2023-03-24_720d", "2025-03-13_720d.part"]),
+        ("1w", 3000, ["2011-05-30_5040d", "2025-03-17_5040d.part"]),
+    ],
+)
+def test_candles_of_an_hour_or_longer_take_few_files(tmp_path, interval, days, files):
+    """A file has 720 of them; the one that is not over is completed later, without what is there."""
+    with SimServer(seed=3) as server:
+        done = call(*long_words(server, interval, days, "--end", "2025-10-12"), data_dir=tmp_path)
+        assert done.code == 0, done.err
+        seen = len(server.log)
+        later = call(*long_words(server, interval, days), data_dir=tmp_path)
+        added = [end - start for _, start, end in requested_pages(server.log[seen:])]
+    folder = next((tmp_path / "cache").glob(f"*/BTCUSDT/{interval}"))
+
+    assert later.code == 0, later.err
+    assert 0 < sum(added) <= (WEEK_MS if interval == "1w" else 4 * DAY_MS)
+    assert sorted(names(folder)) == sorted(f"{name}.{end}" for name in files for end in ("json", "parquet"))
+    source = SimSource(seed=3, interval=interval)
+    taken = pl.read_parquet(tmp_path / "snapshots" / "latest" / "BTCUSDT.parquet")
+    assert taken.equals(source.candles("BTCUSDT", source.extent("BTCUSDT")).tail(taken.height))
+    (row,) = list_cache(tmp_path)
+    assert (row.days, row.first) == (sum(int(f[11:-1]) for f in files if f.endswith("d")), files[0][:10])
+    # A file of several days stays as long as its last day is wanted.
+    kept = call("cache", "prune", "--before", files[-1][:10], "--dry-run", data_dir=tmp_path).out
+    assert kept.startswith(f"{row.days} days would be removed")
+    last_but_one = str(np.datetime64(files[-1][:10]) - 1)
+    assert not call("cache", "prune", "--before", last_but_one, "--dry-run", data_dir=tmp_path).out.startswith(
+        f"{row.days} days"
+    )
+
+
+def test_an_archive_keeps_each_day_of_long_candles(tmp_path):
+    """Each day has a zip, whose hash the manifest names."""
+    with SimServer(seed=3) as server:
+        words = ["snapshot", "--source", "archive", "--base-url", server.base_url, "--archive-url", server.archive_url]
+        done = call(*words, "--interval", "1h", "--symbols", "BTCUSDT", "--days", 3, data_dir=tmp_path)
+    folder = next((tmp_path / "cache").glob("archive@*/BTCUSDT/1h"))
+
+    assert done.code == 0, done.err
+    assert {name[:10] for name in names(folder)} == {"2025-10-12", "2025-10-13", "2025-10-14", "2025-10-15"}
+    assert not [name for name in names(folder) if "_" in name]
+
+
+def test_days_of_an_earlier_version_are_downloaded_again(tmp_path):
+    """It kept each day of 1h candles in a file; these are removed without a warning, and 1m days stay as they are."""
+    with SimServer(seed=3) as server:
+        cache = tmp_path / "cache"
+        source = f"binance@{server.base_url.partition('://')[2].replace(':', '_')}"
+        old = SymbolDays(cache, source, "BTCUSDT", "1h")
+        old.open_for_writing()
+        old.write([hourly(DAY - DAY_MS, DAY_MS, 3), hourly(DAY, DAY_MS // 2, 3)])
+        before = names(old.folder)
+        done = call(*long_words(server, "1h", 3), data_dir=tmp_path)
+
+    assert len(before) == 4
+    assert done.code == 0, done.err
+    assert done.err.count("warning") == 0
+    assert names(old.folder) == ["2025-10-09_30d.part.json", "2025-10-09_30d.part.parquet"]
+
+
+def test_odd_rows_of_a_long_file_are_counted_once(tmp_path):
+    """They lie in different days of it."""
+    days = SymbolDays(tmp_path / "cache", "sim", "BTCUSDT", "1h", unit_days=30)
+    days.open_for_writing()
+    start_ms = parse_time("2025-09-09")
+    download = SymbolDownload(days, TimeRange(start_ms, start_ms + 30 * DAY_MS), host="here", clock_ms=CLOCK_MS)
+    download.plan(refresh=False)
+    odd = defaultdict(OddRows)
+    add_odd(odd, "BTCUSDT", OddRows({start_ms + 1, start_ms + 5 * DAY_MS + 1}, {start_ms + 29 * DAY_MS}))
+    add_odd(odd, "BTCUSDT", OddRows({start_ms - 1, start_ms + 30 * DAY_MS}, set()))
+    (pending,) = download.pending.values()
+    pending.open_requests = 1
+    candles = SimSource(seed=3, interval="1h").candles("BTCUSDT", pending.missing)
+
+    download.add_rows(pending, candles, odd)
+    download.write(download.finished)
+
+    found, damage = days.find(start_ms)
+    assert damage == ""
+    assert (found.left_out, found.closed_early, found.days, found.rows) == (2, 1, 30, 720)

@@ -29,7 +29,7 @@ specs = st.one_of(
     ),
     st.builds(
         SourceSpec,
-        name=st.sampled_from(["binance", "archive"]),
+        name=st.sampled_from(["binance", "archive", "ccxt:kraken", "ccxt:okx"]),
         base_url=st.sampled_from(["", "https://api.example.com", "http://127.0.0.1:8000/x/"]),
         interval=st.sampled_from(list(INTERVALS_MS)),
     ),
@@ -37,6 +37,7 @@ specs = st.one_of(
         SourceSpec,
         name=st.just("files"),
         folder=st.sampled_from([Path("a/b"), Path("/x y/ü"), Path()]),
+        timezone=st.sampled_from([None, "Europe/Berlin", "+03:00"]),
         interval=st.sampled_from(list(INTERVALS_MS)),
     ),
 )
@@ -48,10 +49,14 @@ def test_a_specification_survives_its_record(spec):
     value = spec.to_dict()
 
     assert replace(SourceSpec.from_dict(value), interval=spec.interval) == spec
-    for key in value.keys() - {"clock"}:
+    for key in value.keys() - {"clock", "timezone"}:
         with pytest.raises((InputError, UsageError)):
             SourceSpec.from_dict({k: v for k, v in value.items() if k != key})
-    for key in {"folder", "seed", "signal", "clock", "base_url", "archive_url", "interval"} - value.keys():
+    for key in (
+        {"folder", "seed", "signal", "clock", "base_url", "archive_url", "timezone", "interval"}
+        - value.keys()
+        - ({"timezone"} if spec.name == "files" else set())
+    ):
         with pytest.raises((InputError, UsageError)):
             SourceSpec.from_dict({**value, key: None})
 
@@ -60,6 +65,11 @@ def test_a_specification_survives_its_record(spec):
     "options",
     [
         {"name": "binanse"},
+        {"name": "ccxt"},
+        {"name": "ccxt:"},
+        {"name": "ccxt:../x"},
+        {"name": "ccxt:kraken", "folder": Path("x")},
+        {"name": "ccxt:kraken", "archive_url": "https://a.example"},
         {"name": "files"},
         {"name": "sim", "folder": Path("x")},
         {"name": "files", "folder": Path("x"), "end_ms": CLOCK_MS},
@@ -67,6 +77,8 @@ def test_a_specification_survives_its_record(spec):
         {"name": "sim", "seed": 2**63},
         {"name": "sim", "signal": "medium"},
         {"name": "sim", "interval": "7m"},
+        {"name": "sim", "timezone": "Europe/Berlin"},
+        {"name": "files", "folder": Path("x"), "timezone": "Europe/Berln"},
     ],
 )
 def test_impossible_specifications_are_usage_errors(options):
@@ -84,6 +96,14 @@ def test_all_violations_are_reported_at_once():
 def test_a_folder_is_made_absolute():
     """The record of a snapshot does not depend on the working directory."""
     assert SourceSpec(name="files", folder=Path("data")).folder == Path.cwd() / "data"
+
+
+def test_the_zone_is_recorded_only_where_it_is_given():
+    """The manifests of earlier versions keep their bytes."""
+    spec = SourceSpec(name="files", folder=Path("/x"))
+
+    assert spec.to_dict() == {"name": "files", "folder": "/x"}
+    assert replace(spec, timezone="+03:00").to_dict() == {"name": "files", "folder": "/x", "timezone": "+03:00"}
 
 
 @pytest.fixture(params=SOURCES)

@@ -155,3 +155,12 @@ def test_any_damaged_byte_is_refused_or_changes_nothing(archive, tmp_path, data)
     except MltrainError:
         return
     assert target.open_named("2025-10-15").verify() == ()
+
+
+def test_an_archive_that_is_not_there_is_named_with_the_command_that_writes_one(other, tmp_path):
+    """Nothing is made."""
+    with pytest.raises(InputError, match=r"the archive .*absent\.tar does not exist") as err:
+        unpack_version(other, tmp_path / "absent.tar")
+
+    assert "mltrain models pack" in err.value.hint
+    assert not other.models.exists()

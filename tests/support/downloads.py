@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from mltrain.candles.frame import times_ms
 from mltrain.progress import Silent
@@ -20,16 +21,15 @@ from mltrain.times import DAY_MS, MINUTE_MS
 TODAY_MS = CLOCK_MS // DAY_MS * DAY_MS
 
 
-def spec_of(server, *, interval="1m", archive=False):
+def spec_of(server, *, interval="1m", archive=False, market="spot"):
     """Return the source spec of a server."""
-    if archive:
-        return SourceSpec("archive", base_url=server.base_url, archive_url=server.archive_url, interval=interval)
-    return SourceSpec("binance", base_url=server.base_url, interval=interval)
+    spec = SourceSpec("binance", base_url=server.base_url, interval=interval, market=market)
+    return replace(spec, name="archive", archive_url=server.archive_url) if archive else spec
 
 
 def download(server, data_dir, symbols=("BTCUSDT",), *, days=2, end_ms=None, interval="1m", refresh=False, **rest):
     """Take a snapshot from a server."""
-    spec = spec_of(server, interval=interval, archive=rest.pop("archive", False))
+    spec = spec_of(server, interval=interval, archive=rest.pop("archive", False), market=rest.pop("market", "spot"))
     return take_snapshot(
         data_dir,
         open_source(spec, NetworkRules(connections=4)),

@@ -27,6 +27,7 @@ class ModelContract:
         interval: Length of a candle, such as "1m".
         symbols: The symbols that the model was trained on, in training order.
         columns: The optional candle columns that its features read from every symbol, sorted.
+        market: The market of the candles, such as "usdm"; empty if that is not known, as of files.
         leader_columns: Leader symbol and column, OHLCV included, for each column that a feature reads from a leader;
             sorted.
     """
@@ -36,10 +37,11 @@ class ModelContract:
     symbols: tuple[str, ...]
     columns: tuple[str, ...]
     leader_columns: tuple[tuple[str, str], ...] = ()
+    market: str = ""
 
     @classmethod
-    def of(cls, feature_set: FeatureSet, symbols: tuple[str, ...]) -> ModelContract:
-        """Return the contract of a model with these features, trained on these symbols."""
+    def of(cls, feature_set: FeatureSet, symbols: tuple[str, ...], *, market: str) -> ModelContract:
+        """Return the contract of a model with these features, trained on these symbols of a market."""
         every_symbol = {column for spec in feature_set.features for column in columns_read(spec, leader=False)}
         leaders = {
             (spec.leader, column)
@@ -53,6 +55,7 @@ class ModelContract:
             symbols=symbols,
             columns=tuple(sorted(every_symbol.intersection(OPTIONAL))),
             leader_columns=tuple(sorted(leaders)),
+            market=market,
         )
 
 
@@ -66,6 +69,8 @@ def contract_differences(new: ModelContract, old: ModelContract) -> tuple[str, .
         differences.append(f"its label is {_format_label(new.label)}, not {_format_label(old.label)}")
     if new.interval != old.interval:
         differences.append(f"its interval is {new.interval}, not {old.interval}")
+    if new.market and old.market and new.market != old.market:
+        differences.append(f"its market is {new.market}, not {old.market}")
     if lost := [symbol for symbol in old.symbols if symbol not in new.symbols]:
         differences.append(f"its symbols are {', '.join(new.symbols)}, without {', '.join(lost)}")
     if more_columns := [column for column in new.columns if column not in old.columns]:

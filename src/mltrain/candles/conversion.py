@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.names import describe, show
 
 if TYPE_CHECKING:
+    from mltrain.candles.layouts import NamedColumns
     from mltrain.candles.tables import Format
 
 ACCEPTED: Final = "a Polars or pandas frame, an Arrow table, a list of dicts, or a list of Binance kline rows"
@@ -182,26 +184,42 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     # A caller's empty list has become a frame without columns.
     if not frame.columns:
         return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
-    symbol_type = frame.schema.get("symbol")
-    if symbol_type == pl.Categorical or isinstance(symbol_type, pl.Enum):
-        frame = frame.with_columns(pl.col("symbol").cast(pl.String))
-    elif symbol_type not in {None, pl.String}:
-        raise InputError(f"{where}: column symbol is {symbol_type}: expected text")
+    frame = _symbols_as_text(frame, where)
     if _is_canonical(frame):
         return frame
-    times = time_columns(frame.columns)
-    if not times:
-        raise InputError(
-            f"{where}: column ts missing; the columns are {', '.join(map(show, frame.columns[:20]))}",
-            hint="`ts` is the open time of a candle, in UTC",
-        )
+    times = _find_times(frame, where)
     ts_type = frame.schema[times[0]]
     if isinstance(ts_type, pl.Date) or (isinstance(ts_type, pl.Datetime) and ts_type.time_zone is None):
         raise InputError(
             f"{where}: column ts has no time zone: expected times in UTC, got {ts_type}",
             hint='convert it: `dt.replace_time_zone("UTC")` in Polars, `tz_localize("UTC")` in pandas',
         )
-    read = read_columns(Cells(frame.select(find_columns(frame.columns)), where))
+    return _keep_found(read_columns(Cells(frame.select(find_columns(frame.columns)), where)), frame)
+
+
+def _symbols_as_text(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Return a frame whose column `symbol`, if it has one, is text; an InputError if it cannot be."""
+    symbol_type = frame.schema.get("symbol")
+    if symbol_type == pl.Categorical or isinstance(symbol_type, pl.Enum):
+        return frame.with_columns(pl.col("symbol").cast(pl.String))
+    if symbol_type not in {None, pl.String}:
+        raise InputError(f"{where}: column symbol is {symbol_type}: expected text")
+    return frame
+
+
+def _find_times(frame: pl.DataFrame, where: str) -> list[str]:
+    """Return the columns of a frame that may hold times of candles; an InputError if there is none."""
+    times = time_columns(frame.columns)
+    if not times:
+        raise InputError(
+            f"{where}: column ts missing; the columns are {', '.join(map(show, frame.columns[:20]))}",
+            hint="`ts` is the open time of a candle, in UTC",
+        )
+    return times
+
+
+def _keep_found(read: NamedColumns, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the columns of CANDLE_SCHEMA that a frame has, and its column `symbol` if it has one."""
     rows = read.rows.select("ts", *(name for name in CANDLE_SCHEMA if name in read.columns))
     return rows.with_columns(frame["symbol"]) if "symbol" in frame.columns else rows
 
@@ -212,13 +230,28 @@ def _is_canonical(frame: pl.DataFrame) -> bool:
     return all(is_accepted_type(name, schema[name]) if name in schema else name in OPTIONAL for name in CANDLE_SCHEMA)
 
 
-def read_candle_table(data: bytes, file_format: Format, *, where: str) -> pl.DataFrame:
-    """Return the candles in the bytes of a file called `where` in messages.
+def read_candle_table(
+    data: bytes, file_format: Format, *, where: str, step_ms: int, timezone: str | None = None
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Return the candles in the bytes of a file, and notes on what was decided although the file does not state it.
 
-    The columns have the names and types of CANDLE_SCHEMA; `symbol` is kept if the file has it.
+    The columns have the names and types of CANDLE_SCHEMA; `symbol` is kept if the file has it. Times are found as in
+    the files of a snapshot: those without a zone are read in `timezone`.
+
+    Args:
+        data: The bytes of the file.
+        file_format: Its format.
+        where: The file's name in messages.
+        step_ms: The interval of the candles.
+        timezone: The zone of times that state none, as `check_time_zone` returns it; None: UTC.
     """
     cells = read_cells(data, name=f".{file_format}", where=where, columns=_choose_columns, max_rows=MAX_TABLE_ROWS)
-    return as_candles(cells.frame, where)
+    frame = _symbols_as_text(cells.frame, where)
+    if _is_canonical(frame):
+        return frame, cells.notes
+    _find_times(frame, where)
+    read = read_columns(replace(cells, frame=frame.select(find_columns(frame.columns))), step_ms, timezone)
+    return _keep_found(read, frame), (*cells.notes, *read.notes, *read.times.notes)
 
 
 def _choose_columns(names: Sequence[str]) -> list[str]:

@@ -54,6 +54,9 @@ _ARCHIVE_FOLDERS: Final = frozenset({"markpriceklines", "indexpriceklines", "pre
 _ONLY_IN_FILE_NAMES: Final = frozenset({"mark", "index"})
 
 _FUTURES: Final = frozenset({"futures", "um", "cm", "usdm", "coinm", "swap", "perp", "perpetual", "perpetuals"})
+_COIN_MARGINED: Final = frozenset({"cm", "coinm"})
+# Binance's names of its COIN-M futures.
+_COIN_SYMBOL: Final = re.compile(r"[A-Z0-9]+USD_(?:PERP|[0-9]{6})")
 _EXCHANGES: Final = frozenset(
     {
         *("binance", "binanceus", "bitfinex", "bitget", "bitmart", "bitmex", "bitstamp", "bittrex", "bitvavo", "bybit"),
@@ -106,6 +109,8 @@ class NamedCandles:
         other_data: What the file has instead of candles, such as "mark prices"; "" for candles.
         exchange: The exchange that is named, such as "kraken"; "" if none is.
         futures: Whether they are candles of a future, by the symbol's spelling, a word in the name, or a folder.
+        counts_contracts: Whether they are candles of Binance's COIN-M futures, in the same way: their volume is a
+            number of contracts, and their quote volume one of coins.
     """
 
     symbol: str | None
@@ -115,6 +120,7 @@ class NamedCandles:
     other_data: str
     exchange: str
     futures: bool
+    counts_contracts: bool = False
 
     @property
     def market(self) -> str:
@@ -149,6 +155,8 @@ def read_path(
 
     >>> read_path(["binance", "futures"], "BTC_USDT_USDT-1h-futures.feather").market
     'binance futures'
+    >>> read_path([], "BTCUSD_PERP-1h-2026-01.zip").counts_contracts
+    True
     >>> read_path(["BTCUSDT", "1h"], "2025.csv").symbol, read_path([], "BTC_USDT_USDT-8h-mark.json").other_data
     ('BTCUSDT', 'mark prices')
     """
@@ -168,10 +176,12 @@ def read_path(
     lowered = [folder.lower() for folder in folders]
     in_folders = [word for folder in reversed(lowered) for word in re.split("[-_. ]", folder)]
     exchange = next((word for word in [*map(str.lower, words.before), *in_folders] if word in _EXCHANGES), "")
-    futures = words.futures or bool(_FUTURES & {*lowered, *map(str.lower, words.after)})
+    said_elsewhere = {*lowered, *map(str.lower, words.after)}
+    futures = words.futures or bool(_FUTURES & said_elsewhere)
+    counts_contracts = bool(_COIN_MARGINED & said_elsewhere) or _COIN_SYMBOL.fullmatch(spelling.upper()) is not None
     said = words.after if words.is_pair else [*words.before, words.spelling, *words.after]
     other = _find_other_data(said, folders, above)
-    return NamedCandles(symbol, spelling, is_pair, interval, other, exchange, futures)
+    return NamedCandles(symbol, spelling, is_pair, interval, other, exchange, futures, counts_contracts)
 
 
 def _find_other_data(words: list[str], folders: Sequence[str], above: Sequence[str]) -> str:

@@ -80,6 +80,8 @@ _SYMBOLS: Final = ("symbol", "ticker", "pair", "instrument")
 #: Whether a candle had ended when it was saved.
 _CLOSED: Final = ("confirm", "closed", "is_closed")
 
+_IN_QUOTE: Final = ("quote_volume", "taker_buy_quote")
+
 # A run of this many equal steps does not occur by chance even in a sparse market.
 _LONG_RUN: Final = 20
 # Candles by which an order of columns other than the usual one must be proven.
@@ -120,7 +122,9 @@ class NamedColumns:
     notes: tuple[str, ...]
 
 
-def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> CandleRows:
+def read_rows(
+    data: bytes, *, name: str, where: str, step_ms: int, timezone: str | None = None, counts_contracts: bool = False
+) -> CandleRows:
     """Return the rows of a candle file in the file's order, and how they were read.
 
     Args:
@@ -128,6 +132,9 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> CandleRows
         name: The file's name, which ends in one of SUFFIXES.
         where: The file's name in messages.
         step_ms: The interval that its candles must have.
+        timezone: The zone of times that state none, as `check_time_zone` returns it; None: UTC.
+        counts_contracts: Whether its volumes are numbers of contracts, as those of COIN-M futures: its volumes in the
+            quote asset are numbers of coins then, and left empty.
 
     Returns:
         No rows if the file is a JSON `[]` or a header alone.
@@ -139,10 +146,10 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> CandleRows
         _choose_columns(cells.frame.columns, where)
         symbols = cells.symbols or _find_symbols(cells)
         cells, notes = _leave_out_open(cells)
-        read = read_columns(cells, step_ms)
+        read = read_columns(cells, step_ms, timezone)
     else:
         symbols, notes = cells.symbols, ()
-        read = _read_unnamed(cells, step_ms)
+        read = _read_unnamed(cells, step_ms, timezone)
     closes_ms = _read_close_times(cells)
     rows, notes = read.rows, (*cells.notes, *notes, *read.notes, *read.times.notes)
     empty = _find_empty(rows)
@@ -153,10 +160,12 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> CandleRows
     if rows.is_empty():
         return CandleRows(rows, closes_ms, None)
     _refuse_untraded(rows, where)
+    emptied = tuple(name for name in _IN_QUOTE if counts_contracts and name in read.columns)
+    rows = rows.with_columns(pl.lit(None, CANDLE_SCHEMA[name]).alias(name) for name in emptied)
     ts_ms = np.sort(times_ms(rows))
     # Three times as fast as np.unique, which hashes the times.
     _check_spacing(ts_ms[np.diff(ts_ms, prepend=ts_ms[:1] - 1) != 0], step_ms, where)
-    their_names = {*read.columns.values(), *read.times.columns}
+    their_names = {*(read.columns[name] for name in read.columns if name not in emptied), *read.times.columns}
     by_place = {their_name: name for name, their_name in read.columns.items()}
     layout = FileLayout(
         file_format=cells.file_format,
@@ -166,6 +175,7 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> CandleRows
         columns=tuple(n if cells.named else by_place.get(n, "ts") for n in cells.frame.columns if n in their_names),
         named=cells.named,
         symbols=symbols,
+        emptied=emptied,
         notes=notes,
     )
     return CandleRows(rows, closes_ms, layout)
@@ -228,17 +238,18 @@ def _choose_columns(names: Sequence[str], where: str) -> list[str]:
     )
 
 
-def read_columns(cells: Cells, step_ms: int | None = None) -> NamedColumns:
+def read_columns(cells: Cells, step_ms: int | None = None, timezone: str | None = None) -> NamedColumns:
     """Return the rows of a table whose columns have names; it may lack any but one of times.
 
     Args:
         cells: The table.
         step_ms: The interval of the candles; None if it is not known.
+        timezone: The zone of times that state none, as `check_time_zone` returns it; None: UTC.
 
     Raises:
         InputError: A cell is not a time or a number, or two columns that may be the same contradict each other.
     """
-    times = find_open_times(cells, step_ms)
+    times = find_open_times(cells, step_ms, timezone=timezone)
     names = [name for name in cells.frame.columns if name not in times.columns]
     matches = {
         role: [name for alias in aliases for name in names if fold(name) == alias] for role, aliases in _ALIASES.items()
@@ -335,7 +346,7 @@ def _read_close_times(cells: Cells) -> NDArray[np.int64] | None:
     return None if closes.null_count() else as_ms(closes.to_numpy())
 
 
-def _read_unnamed(cells: Cells, step_ms: int) -> NamedColumns:
+def _read_unnamed(cells: Cells, step_ms: int, timezone: str | None) -> NamedColumns:
     """Return the rows of a file without column names.
 
     The number of columns gives the layout; every row is checked against it. Another order is taken only if the rows
@@ -346,25 +357,25 @@ def _read_unnamed(cells: Cells, step_ms: int) -> NamedColumns:
         raise InputError(f"{cells.where}: holds single trades, not candles", hint="move it elsewhere")
     usual = BY_PLACE.get(width)
     if usual is _BINANCE:
-        return _read_in_order(cells, usual, step_ms)
+        return _read_in_order(cells, usual, step_ms, timezone)
     known = ", ".join(f"{number} ({columns[-1]} last)" for number, columns in BY_PLACE.items())
     failure = InputError(f"{cells.where}: no header, and {width} columns: only {known} are known by position")
     if usual is not None:
         try:
-            return _read_checked(cells, usual, step_ms)
+            return _read_checked(cells, usual, step_ms, timezone)
         except InputError as err:
             failure = InputError(f"{err.message}; without a header it is taken for {','.join(usual)}")
-    read = _read_in_other_order(cells, step_ms)
+    read = _read_in_other_order(cells, step_ms, timezone)
     if read is None:
         raise InputError(failure.message, hint=_HEADER_HINT)
     return read
 
 
-def _read_in_other_order(cells: Cells, step_ms: int) -> NamedColumns | None:
+def _read_in_other_order(cells: Cells, step_ms: int, timezone: str | None) -> NamedColumns | None:
     """Return the rows of a file without names in the order of another exchange, if they prove it; None otherwise."""
     for names in _OTHER_ORDERS.get(cells.frame.width, ()):
         try:
-            read = _read_checked(cells, names, step_ms)
+            read = _read_checked(cells, names, step_ms, timezone)
         except InputError:
             continue
         # High and low are proven by being the highest and the lowest price in every row.
@@ -374,20 +385,20 @@ def _read_in_other_order(cells: Cells, step_ms: int) -> NamedColumns | None:
     return None
 
 
-def _read_checked(cells: Cells, names: Sequence[str], step_ms: int) -> NamedColumns:
+def _read_checked(cells: Cells, names: Sequence[str], step_ms: int, timezone: str | None) -> NamedColumns:
     """Return the rows of a file as if its columns had these names; an InputError if they are no candles then."""
-    read = _read_in_order(cells, names, step_ms)
+    read = _read_in_order(cells, names, step_ms, timezone)
     _check_guessed_layout(read.rows, cells)
     if _compare_opens(read.rows) < 1 / _PROOF_RATIO:
         raise InputError(f"{cells.where}: its candles open far from the close before: open and close are exchanged")
     return read
 
 
-def _read_in_order(cells: Cells, names: Sequence[str], step_ms: int) -> NamedColumns:
+def _read_in_order(cells: Cells, names: Sequence[str], step_ms: int, timezone: str | None) -> NamedColumns:
     """Return the rows of a file without names as if its columns had these."""
     frame = cells.frame.rename(dict(zip(cells.frame.columns, names, strict=True)))
     named, notes = _leave_out_open(replace(cells, frame=frame.drop("ignore", "close_time", strict=False)))
-    read = read_columns(named, step_ms)
+    read = read_columns(named, step_ms, timezone)
     if "quote_volume" in read.columns and names is not _BINANCE and read.columns["quote_volume"] != "quote_volume":
         raise InputError(f"{cells.where}: its volumes are in another order")
     positions = dict(zip(names, cells.frame.columns, strict=True))

@@ -1,8 +1,8 @@
 """Find the open times of the candles in a table: which column holds them, in which unit and zone.
 
 Pure. Times may be numbers (seconds, ms, µs or ns, distinguished value by value), datetimes, dates, or text; a time
-without a zone is read as UTC. A column of numbers since 1970 wins over any other. Columns that contradict each other
-without one, and times that could be read in two ways, are refused.
+without a zone is read as UTC, or in the zone that the user gives. A column of numbers since 1970 wins over any other.
+Columns that contradict each other without one, and times that could be read in two ways, are refused.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, Literal
 import polars as pl
 
 from mltrain.candles.time_text import read_time_texts
+from mltrain.candles.time_zones import local_to_utc, utc_to_local
 from mltrain.errors import InputError
 from mltrain.names import show
-from mltrain.times import DAY_MS, HOUR_MS, LAST_MS, SECOND_MS, format_ms, grid_offset_ms
+from mltrain.times import DAY_MS, HOUR_MS, LAST_MS, SECOND_MS, format_ms, grid_offset_ms, interval_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,8 @@ _TIME_OF_DAY: Final = r"^[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?$"
 # A smaller number, if another column has times too, is a row number, or a time of the day as HHMMSS.
 _FIRST_EPOCH: Final = 1e8
 _UTC_HINT: Final = "convert the times to UTC, or add a column of seconds or ms since 1970"
+_ZONE_HINT: Final = f"pass their zone, such as --timezone Europe/Berlin; or {_UTC_HINT}"
+_ZONELESS_NOTE: Final = "its times state no zone and were read as UTC (--timezone ZONE reads them in another)"
 _ORDER_HINT: Final = "write dates like 2026-01-05"
 
 
@@ -61,7 +64,7 @@ class OpenTimes:
         columns: The columns that they were read from, by the file's names.
         means: Whether these columns state open or close times.
         unit: Their unit, as for `understood.FileLayout`.
-        zone: Their zone; "" if the file states none.
+        zone: Their zone; "" if the file states none, and the user gave none.
         is_number: Whether they are numbers since 1970.
         is_day: Whether they are days without a time.
         notes: What was decided although the file does not state it.
@@ -125,22 +128,23 @@ def _is_index(name: str) -> bool:
     return not name.strip() or fold(name) in _INDEX_NAMES
 
 
-def find_open_times(cells: Cells, step_ms: int | None = None) -> OpenTimes:
+def find_open_times(cells: Cells, step_ms: int | None = None, *, timezone: str | None = None) -> OpenTimes:
     """Return the open times of the rows of a table.
 
     Args:
         cells: The table; at least one of its columns is called as columns of times are.
         step_ms: The interval of the candles; None if it is not known: then only open times are found.
+        timezone: The zone of times that state none, as `check_time_zone` returns it; None: UTC.
 
     Raises:
-        InputError: A cell is not a time, columns contradict each other, or the times have another zone than UTC that
-            they do not state themselves.
+        InputError: A cell is not a time, columns contradict each other, the times have another zone than `timezone`
+            that they do not state themselves, or the clocks of `timezone` skip one or show it twice.
     """
     frame = cells.frame
     names = time_columns(frame.columns)
     opens = [name for name in names if is_time_name(name)]
     if not opens:
-        return _from_close_times(cells, names[0], step_ms)
+        return _from_close_times(cells, names[0], step_ms, timezone)
     paired = _join_date_and_time(cells, opens)
     if paired is not None:
         opens = [name for name in opens if name not in paired.columns]
@@ -149,7 +153,10 @@ def find_open_times(cells: Cells, step_ms: int | None = None) -> OpenTimes:
     if not read:
         # The first column again, for its error.
         read = [_read_column(cells, opens[0])]
-    times = _choose(cells, read)
+    if timezone is not None:
+        has_numbers = any(each.is_number for each in read)
+        read = [each if each.is_day else _read_in_zone(cells, each, timezone, strict=not has_numbers) for each in read]
+    times = _choose(cells, read, timezone)
     unread = [name for name in opens if not any(name in each.columns for each in read) and _base_name(name) == "time"]
     if times.is_day and unread:
         raise InputError(
@@ -157,16 +164,58 @@ def find_open_times(cells: Cells, step_ms: int | None = None) -> OpenTimes:
             f"{show(str(cells.frame[unread[0]][0] if cells.frame.height else ''))}",
             hint="write it like 09:30:00",
         )
-    if not times.is_number:
-        _check_zone(cells, times)
+    _check_zone(cells, times, timezone)
+    if timezone is not None and times.is_day:
+        times = _read_in_zone(cells, times, timezone)
+        _check_day_grid(cells, times, step_ms)
+    times = _name_zone(times, timezone)
     if step_ms is not None:
         times = _open_from_grid(times, step_ms)
-    if step_ms is not None and not (times.is_number or times.zone):
-        times = replace(times, notes=(*times.notes, *_note_zoneless(cells, times)))
+        if not (times.is_number or times.zone):
+            times = replace(times, notes=(*times.notes, *_note_zoneless(cells, times)))
     return times
 
 
-def _from_close_times(cells: Cells, name: str, step_ms: int | None) -> OpenTimes:
+def _read_in_zone(cells: Cells, times: OpenTimes, timezone: str, *, strict: bool = True) -> OpenTimes:
+    """Return times that state no zone as times in `timezone`; any others unchanged.
+
+    Without `strict`, a time that has no conversion is null, and otherwise an InputError.
+    """
+    # Polars cannot convert times of other years; `check_candles` refuses them.
+    if times.is_number or times.zone or not times.ms.is_between(0, LAST_MS).all():
+        return times
+    ms = local_to_utc(times.ms, timezone)
+    rows = ms.is_null().arg_true()
+    if strict and rows.len():
+        row = rows[0]
+        is_twice = local_to_utc(times.ms[row : row + 1], timezone, twice=True).null_count() == 0
+        why = "comes twice, because clocks go back" if is_twice else "does not exist, because clocks go forward"
+        more = f" (and {rows.len() - 1} more)" if rows.len() > 1 else ""
+        raise InputError(
+            f"{cells.name_row(row)}: {' '.join(times.columns)} is {format_ms(times.ms[row])[:-1]}, which {why} in "
+            f"{timezone}{more}",
+            hint="pass the right zone with --timezone, such as UTC or +01:00; for times that were stored by a clock "
+            f"with summer time, {_UTC_HINT}",
+        )
+    return replace(times, ms=ms.alias("ts"))
+
+
+def _name_zone(times: OpenTimes, timezone: str | None) -> OpenTimes:
+    """Return times with the user's zone if they state none."""
+    return replace(times, zone=times.zone or (f"{timezone} by --timezone" if timezone is not None else ""))
+
+
+def _check_day_grid(cells: Cells, times: OpenTimes, step_ms: int | None) -> None:
+    """Raise an InputError for days of another zone if candles of `step_ms` do not open at their midnights."""
+    if step_ms is not None and times.ms.len() and ((times.ms - grid_offset_ms(step_ms)) % step_ms != 0).any():
+        raise InputError(
+            f"{cells.where}: {' '.join(times.columns)} holds days, which begin at {format_ms(times.ms[0])[11:]} in "
+            f"this zone: {interval_name(step_ms)} candles open on the grid of UTC",
+            hint="leave out --timezone if these days are UTC; candles of other days cannot be used",
+        )
+
+
+def _from_close_times(cells: Cells, name: str, step_ms: int | None, timezone: str | None) -> OpenTimes:
     """Return open times by the close times in a column, or by the times in the index of a pandas frame."""
     times = _read_column(cells, name)
     if _is_index(name):
@@ -177,7 +226,9 @@ def _from_close_times(cells: Cells, name: str, step_ms: int | None) -> OpenTimes
             )
     elif step_ms is None:
         raise InputError(f"{cells.where}: {show(name)} is a close time: expected open times, in a column called ts")
-    _check_zone(cells, times)
+    _check_zone(cells, times, timezone)
+    if timezone is not None:
+        times = _name_zone(_read_in_zone(cells, times, timezone), timezone)
     if step_ms is not None:
         times = _open_from_grid(times, step_ms)
         if fold(name) in _CLOSE_NAMES and times.means == "open":
@@ -308,14 +359,20 @@ def _find_units(numbers: pl.Series) -> str:
     return " and ".join(unit for unit, low, high in bounds if size.is_between(low, high, closed="left").any())
 
 
-def _choose(cells: Cells, read: list[OpenTimes]) -> OpenTimes:
-    """Return the times to use, of several columns; an InputError if they contradict each other without numbers."""
+def _choose(cells: Cells, read: list[OpenTimes], timezone: str | None) -> OpenTimes:
+    """Return the times to use, of several columns; an InputError if they contradict each other without numbers.
+
+    Days are those of the user's `timezone`, or of UTC.
+    """
     numbers = [each for each in read if each.is_number]
     # Of texts, the one with a time of the day.
     chosen = (numbers or [each for each in read if not each.is_day] or read)[0]
     notes = []
+    local_ms = chosen.ms
+    if timezone is not None and not chosen.is_day and chosen.ms.is_between(0, LAST_MS).all():
+        local_ms = utc_to_local(chosen.ms, timezone)
     for other in read:
-        difference = other.ms - (chosen.ms // DAY_MS * DAY_MS if other.is_day and not chosen.is_day else chosen.ms)
+        difference = other.ms - (local_ms // DAY_MS * DAY_MS if other.is_day and not chosen.is_day else chosen.ms)
         rows = (difference != 0).arg_true()
         if not rows.len():
             continue
@@ -335,23 +392,28 @@ def _choose(cells: Cells, read: list[OpenTimes]) -> OpenTimes:
     return replace(chosen, notes=tuple(notes))
 
 
-def _check_zone(cells: Cells, times: OpenTimes) -> None:
-    """Raise an InputError if the file names another zone than UTC for times that state none."""
+def _check_zone(cells: Cells, times: OpenTimes, timezone: str | None) -> None:
+    """Raise an InputError if the file names another zone than the user's, or than UTC, for times that state none.
+
+    Words such as "local time" and "EST" are explained by any `timezone`.
+    """
     if times.is_number or times.zone:
         return
-    for name in times.columns:
-        _, zone = split_zone(fold(name))
-        if zone not in {"", "UTC"}:
-            raise InputError(f"{cells.where}: column {show(name)} is not in UTC, by its name", hint=_UTC_HINT)
+    if timezone is None:
+        for name in times.columns:
+            _, zone = split_zone(fold(name))
+            if zone not in {"", "UTC"}:
+                raise InputError(f"{cells.where}: column {show(name)} is not in UTC, by its name", hint=_ZONE_HINT)
     above = _ZONE_ABOVE.search(cells.above)
-    if above is not None:
-        raise InputError(f"{cells.where}: above its columns it names the time zone {show(above[0])}", hint=_UTC_HINT)
+    if above is not None and (timezone is None or ("/" in above[0] and above[0] != timezone)):
+        raise InputError(f"{cells.where}: above its columns it names the time zone {show(above[0])}", hint=_ZONE_HINT)
+    same = ["", "utc", "gmt", "etc/utc", "z", "+00:00"] if timezone is None else ["", timezone.lower()]
     for name in cells.frame.columns:
         column = cells.frame[name]
         if fold(name) in {"timezone", "time_zone", "tz"} and column.dtype == pl.String:
-            others = column.filter(~column.str.to_lowercase().is_in(["", "utc", "gmt", "etc/utc", "z", "+00:00"]))
+            others = column.filter(~column.str.to_lowercase().is_in(same))
             if others.len():
-                raise InputError(f"{cells.where}: column {show(name)} names {show(others[0])}", hint=_UTC_HINT)
+                raise InputError(f"{cells.where}: column {show(name)} names {show(others[0])}", hint=_ZONE_HINT)
 
 
 def _open_from_grid(times: OpenTimes, step_ms: int) -> OpenTimes:
@@ -364,23 +426,34 @@ def _open_from_grid(times: OpenTimes, step_ms: int) -> OpenTimes:
 
 
 def _note_zoneless(cells: Cells, times: OpenTimes) -> tuple[str, ...]:
-    """Return notes on times without a zone; an InputError if their steps are those of a clock with summer time."""
+    """Return notes on times without a zone; an InputError if their steps are those of a clock with summer time.
+
+    In a table of several symbols, the steps are those of each symbol.
+    """
     if times.is_day or not times.ms.is_between(0, LAST_MS).all():
         return ()
-    ms = times.ms if times.ms.len() < 2 or times.ms[0] <= times.ms[-1] else times.ms.reverse()
+    rows = cells.frame.with_columns(times.ms.alias("ts_ms"))
+    parts = rows.partition_by("symbol", maintain_order=True) if "symbol" in rows.columns else [rows]
+    return tuple(dict.fromkeys(note for part in parts for note in _note_steps(part, cells.where)))
+
+
+def _note_steps(rows: pl.DataFrame, where: str) -> tuple[str, ...]:
+    """Return what `_note_zoneless` does, of the rows of one symbol with their times `ts_ms`."""
+    if rows.height >= 2 and rows["ts_ms"][0] > rows["ts_ms"][-1]:
+        rows = rows.reverse()
+    ms = rows["ts_ms"]
     steps = ms.diff().drop_nulls()
     usual = steps.median() if steps.len() else None
     if not isinstance(usual, int | float) or not 0 < usual < HOUR_MS * 2:
         return ()
-    when = pl.DataFrame({"ms": ms[1:], "before": ms[:-1], "step": steps})
+    when = pl.DataFrame({"before": ms[:-1], "step": steps})
     sunday = pl.col("before").cast(pl.Datetime("ms")).dt.weekday() == 7
     month = pl.col("before").cast(pl.Datetime("ms")).dt.month()
     back = when.with_row_index().filter(sunday & month.is_in([4, 9, 10, 11]) & (pl.col("step") == usual - HOUR_MS))
-    frame = cells.frame if ms is times.ms else cells.frame.reverse()
     # A row that is there twice is no change of the clock.
-    if any(frame.row(i) != frame.row(i + 1) for i in back["index"]):
+    if any(rows.row(i) != rows.row(i + 1) for i in back["index"]):
         raise InputError(
-            f"{cells.where}: its times go back by an hour on {format_ms(back['before'][0])[:10]}, as clocks do at the "
+            f"{where}: its times go back by an hour on {format_ms(back['before'][0])[:10]}, as clocks do at the "
             "end of summer time, and state no zone",
             hint=_UTC_HINT,
         )
@@ -388,5 +461,5 @@ def _note_zoneless(cells: Cells, times: OpenTimes) -> tuple[str, ...]:
     if forward.height:
         sunday_ms = forward["before"][0]
         note = f"an hour is missing after {format_ms(sunday_ms)}, a Sunday, as when summer time begins"
-        return (f"{note}: its times state no zone and were read as UTC",)
-    return ("its times state no zone and were read as UTC",)
+        return (f"{note}: {_ZONELESS_NOTE}",)
+    return (_ZONELESS_NOTE,)

@@ -68,6 +68,17 @@ def canonical_symbol(text: str) -> str | None:
     return symbol if is_symbol(symbol) else None
 
 
+def names_future(text: str) -> bool:
+    """Return whether a text spells a future: with the asset that settles it, PERP, SWAP or a delivery day.
+
+    >>> [names_future(text) for text in ("BTC/USDT:USDT", "BTC-USDT-SWAP", "BTC/USDT", "BTCUSDT", "BINANCE:BTCUSDT")]
+    [True, True, False, False, False]
+    """
+    parts = re.split(r"[-/_:]", text.strip().upper())
+    pair = find_pair(parts, separators="_" * (len(parts) - 1)) if all(parts) else None
+    return pair is not None and pair.futures
+
+
 def is_symbol(text: str) -> bool:
     """Return whether a text is a symbol, and not only a number such as a year."""
     return SYMBOL.fullmatch(text) is not None and not text.isdigit()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from mltrain.documents.records import record
+from mltrain.documents.records import OMIT_DEFAULT, record
 from mltrain.names import show
 
 _PLAIN_NAME = re.compile(r"[\w<>./()-]+", re.ASCII)
@@ -24,12 +24,14 @@ class FileLayout:
         file_format: Its format, and how text is separated, such as "feather", "csv", "csv with semicolons", "json".
         time: What its times are: of the open or of the close of a candle.
         unit: The unit of its times: "s", "ms", "us" or "ns", "text", "day-first text" and so on, or "dates".
-        zone: The time zone of its times as the file states it, such as "UTC" or "+09:00"; "" if it states none, and
-            the times were read as UTC.
+        zone: The time zone of its times as the file states it, such as "UTC" or "+09:00"; "Europe/Berlin by
+            --timezone" if the user did; "" if nobody did, and the times were read as UTC.
         columns: The columns that were read, in the file's order, by the names that the file gives them; for a file
             without names, by the names of CANDLE_SCHEMA.
         named: Whether the file names its columns.
         symbols: The symbols that the file itself names, as written there, such as "BTC/USD"; none in most files.
+        emptied: The columns of CANDLE_SCHEMA that were left empty because the file counts contracts, as those of COIN-M
+            futures do: it has numbers of coins there.
         notes: What was left out, and what was decided although the file does not state it; not part of its kind.
     """
 
@@ -40,6 +42,7 @@ class FileLayout:
     columns: tuple[str, ...]
     named: bool = True
     symbols: tuple[str, ...] = ()
+    emptied: Annotated[tuple[str, ...], OMIT_DEFAULT] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def describe(self, files: int = 1) -> str:
@@ -55,5 +58,6 @@ class FileLayout:
             f"{self.time} time",
             f"{self.unit} {self.zone}" if self.zone else f"{self.unit} without a zone, read as UTC",
             f"columns {columns}" if self.named else f"columns by position {columns}",
+            *([f"COIN-M volume in contracts: {' and '.join(self.emptied)} left empty"] if self.emptied else []),
         ]
         return ", ".join(parts)

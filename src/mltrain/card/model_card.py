@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mltrain.documents.values import SHA256
 from mltrain.errors import InputError, UsageError
+from mltrain.sources.markets import SPOT
 from mltrain.times import parse_time
 
 if TYPE_CHECKING:
@@ -117,6 +118,16 @@ class ModelCard(Section):
     def symbols(self) -> tuple[str, ...]:
         """The symbols that the version was trained on, in training order."""
         return tuple(self.texts("train", "symbols"))
+
+    @property
+    def market(self) -> str:
+        """The market whose candles the version was trained on, "spot" or "usdm"; empty if that is not known.
+
+        Cards of earlier versions do not name it: all their candles from the exchange are of the spot market.
+        """
+        if self.text("lineage", "source", "name") in {None, "files"}:
+            return ""
+        return self.text("lineage", "source", "market") or SPOT
 
     @property
     def train_up_share(self) -> float:

@@ -67,6 +67,11 @@ def _list_symbols(ctx: typer.Context) -> list[str]:
     return sorted(stem for stem in stems if SYMBOL.fullmatch(stem)) or list(_DEFAULT_SYMBOLS)
 
 
+def complete_source(incomplete: str) -> list[str]:
+    """Complete the name of a source; not the exchanges of ccxt, whose import takes most of a second."""
+    return _keep_matching(["binance", "archive", "files", "sim", "ccxt:"], incomplete)
+
+
 def complete_symbol(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a symbol."""
     return _keep_matching(_list_symbols(ctx), incomplete)

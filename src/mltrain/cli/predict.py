@@ -14,16 +14,19 @@ import typer
 from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
+from mltrain.cli.completion import complete_source
 from mltrain.cli.help import add_command, data_option, model_option, output_option
 from mltrain.cli.render import Outcome, number_text
 from mltrain.cli.sources import (
+    SOURCE_METAVAR,
     ArchiveUrl,
     BaseUrl,
     EnvProxy,
     Folder,
+    MarketOption,
     Signal,
     SimSeed,
-    SourceName,
+    TimeZone,
     read_network_rules,
     read_source_spec,
 )
@@ -163,10 +166,17 @@ def predict(
     session: Session,
     ref: LiveVersionArgument = None,
     source: Annotated[
-        SourceName | None,
-        data_option("--source", help="Source of the candles; by default that of the model's snapshot."),
+        str | None,
+        data_option(
+            "--source",
+            metavar=SOURCE_METAVAR,
+            help="Source of the candles; by default that of the model's snapshot.",
+            autocompletion=complete_source,
+        ),
     ] = None,
+    market: MarketOption = None,
     folder: Folder = None,
+    timezone: TimeZone = None,
     sim_seed: SimSeed = None,
     sim_signal: Signal = None,
     base_url: BaseUrl = None,
@@ -186,6 +196,7 @@ def predict(
     """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
     from mltrain.candles.closed_candles import drop_unclosed
     from mltrain.pipeline.predict import (
+        choose_market,
         find_model_source,
         find_refusal,
         open_followed_model,
@@ -195,12 +206,17 @@ def predict(
     from mltrain.sources.opening import open_recorded, open_source
 
     names_source = any(option is not None for option in (source, folder, sim_seed, sim_signal))
+    market_name = None if market is None else market.value
     conflicts = {
         "--watch prints candles as they close: --input, --output and --explain do not go with it": watch
         and (input_ is not None or output is not None or explain),
         "--watch continues after refused candles: --fail-on-refused and --as-of do not go with it": watch
         and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}),
-        "--input replaces the source: --source and its options do not go with it": input_ is not None and names_source,
+        "--timezone goes with --input, or with --source files": timezone is not None
+        and input_ is None
+        and not names_source,
+        "--input replaces the source: --source and its options do not go with it": input_ is not None
+        and (names_source or market is not None),
     }
     if conflict := next((message for message, given in conflicts.items() if given), None):
         raise UsageError(conflict)
@@ -214,14 +230,12 @@ def predict(
     if warning:
         session.progress.warn(warning)
     if input_ is not None:
-        candles, note = drop_unclosed(
-            _read_input(input_, input_table),
-            symbols=model.symbols,
-            step_ms=interval_ms(model.interval),
-            now_ms=session.now_ms,
-            where=input_,
+        step_ms = interval_ms(model.interval)
+        candles, notes = _read_input(input_, input_table, step_ms=step_ms, timezone=timezone)
+        candles, unclosed = drop_unclosed(
+            candles, symbols=model.symbols, step_ms=step_ms, now_ms=session.now_ms, where=input_
         )
-        if note:
+        for note in [*(f"{note}: {input_}" for note in notes), *([unclosed] if unclosed else [])]:
             session.progress.warn(note)
         rows = score_table(model, candles, explain=explain, as_of_ms=as_of_ms)
     else:
@@ -235,10 +249,13 @@ def predict(
                 sim_signal=sim_signal,
                 base_url=base_url,
                 archive_url=archive_url,
+                timezone=timezone,
+                market=market_name,
+                default_market=choose_market(model, market_name),
             )
             opened = open_source(spec, rules, now_ms=session.now_ms)
         else:
-            recorded = find_model_source(model, session.data_dir)
+            recorded = find_model_source(model, session.data_dir, market=market_name)
             opened = open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
         if watch:
             _print_closing_candles(session, model, opened)
@@ -275,16 +292,21 @@ def _table_format(place: str | None, given: TableFormat | None, *, option: str) 
     return "csv" if place in {None, STREAM} else infer_format(Path(str(place)))
 
 
-def _read_input(place: str, form: Format) -> pl.DataFrame:
-    """Return the candles of a file, or of stdin for "-"."""
+def _read_input(
+    place: str, form: Format, *, step_ms: int, timezone: str | None
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Return the candles of a file, or of stdin for "-", and notes on how they were read."""
     from mltrain.candles.conversion import MAX_TABLE_BYTES, read_candle_table
+    from mltrain.candles.time_zones import check_time_zone
     from mltrain.storage.descriptors import real_path
     from mltrain.storage.reading import read_file
 
+    zone = None if timezone is None else check_time_zone(timezone)
     if place == STREAM:
-        return read_candle_table(sys.stdin.buffer.read(MAX_TABLE_BYTES), form, where="stdin")
-    data = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles")
-    return read_candle_table(data, form, where=place)
+        data, where = sys.stdin.buffer.read(MAX_TABLE_BYTES), "stdin"
+    else:
+        data, where = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles"), place
+    return read_candle_table(data, form, where=where, step_ms=step_ms, timezone=zone)
 
 
 def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session) -> Outcome:

@@ -67,8 +67,13 @@ def sim(
     ticking: Annotated[bool, typer.Option("--ticking", help="Let the clock run.")] = False,
     latency_ms: Annotated[float, typer.Option("--latency-ms", min=0, help="Delay of each response, in ms.")] = 0.0,
     weight_limit: Annotated[
-        int, typer.Option("--weight-limit", min=1, help="Request weight allowed per minute.")
-    ] = 6000,
+        int | None,
+        typer.Option(
+            "--weight-limit",
+            min=1,
+            help="Request weight allowed per minute. Default: 6000 for spot, 2400 for futures.",
+        ),
+    ] = None,
     faults: Annotated[
         Path | None, typer.Option("--faults", metavar="FILE", help="JSON file of scripted faults.")
     ] = None,

@@ -12,21 +12,24 @@ import typer
 from mltrain.cli.address_space import CANDLES_MB
 from mltrain.cli.arguments import DryRunOption, KeepOption, OlderThanOption, SnapshotArgument
 from mltrain.cli.command import Session, command, refuse_misplaced_options
-from mltrain.cli.completion import complete_snapshot, complete_symbols
+from mltrain.cli.completion import complete_snapshot, complete_source, complete_symbols
 from mltrain.cli.help import add_command, data_option, new_group
 from mltrain.cli.render import FAILED_CHECK, Outcome, time_text, view_pruned
 from mltrain.cli.sources import (
     CONNECTIONS,
+    DEFAULT_INTERVAL,
     MAX_WAIT_S,
+    SOURCE_METAVAR,
     ArchiveUrl,
     BaseUrl,
     Connections,
     EnvProxy,
     Folder,
+    MarketOption,
     MaxWait,
     Signal,
     SimSeed,
-    SourceName,
+    TimeZone,
     read_network_rules,
     read_source_spec,
 )
@@ -35,7 +38,7 @@ from mltrain.errors import UsageError
 from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mltrain.cli.render import View
     from mltrain.progress import Progress
@@ -166,13 +169,16 @@ def add_commands(app: typer.Typer) -> None:
 def snapshot(
     session: Session,
     source: Annotated[
-        SourceName | None,
+        str | None,
         data_option(
             "--source",
-            help="binance: the exchange; archive: its daily files; files: a folder; sim: a simulated market. "
-            "Default: binance.",
+            metavar=SOURCE_METAVAR,
+            help="binance: the exchange; archive: its daily files; files: a folder; sim: a simulated market; "
+            "ccxt:kraken: another exchange, through the package ccxt. Default: binance.",
+            autocompletion=complete_source,
         ),
     ] = None,
+    market: MarketOption = None,
     symbols: Annotated[
         str | None,
         data_option(
@@ -189,8 +195,14 @@ def snapshot(
         ),
     ] = None,
     interval: Annotated[
-        str, data_option("--interval", help=f"Interval of the candles: {', '.join(INTERVALS_MS)}.")
-    ] = "1m",
+        str | None,
+        data_option(
+            "--interval",
+            metavar="INTERVAL",
+            help=f"Interval of the candles: {', '.join(INTERVALS_MS)}. Default: {DEFAULT_INTERVAL}; files: what all "
+            "their names state.",
+        ),
+    ] = None,
     end: Annotated[
         str | None,
         data_option(
@@ -230,6 +242,7 @@ def snapshot(
         ),
     ] = None,
     folder: Folder = None,
+    timezone: TimeZone = None,
     sim_seed: SimSeed = None,
     sim_signal: Signal = None,
     base_url: BaseUrl = None,
@@ -241,7 +254,6 @@ def snapshot(
     """Take an immutable snapshot of closed candles and point `latest` to it."""
     from mltrain.snapshots.take import plan_snapshot, take_snapshot
     from mltrain.sources.opening import open_source
-    from mltrain.sources.source_spec import NETWORKED
 
     rules = read_network_rules(max_wait_s=max_wait, connections=connections, use_env_proxy=use_env_proxy)
     if rebuild is not None:
@@ -254,17 +266,21 @@ def snapshot(
         sim_signal=sim_signal,
         base_url=base_url,
         archive_url=archive_url,
+        timezone=timezone,
+        market=None if market is None else market.value,
         end=end,
     )
-    if dry_run and spec.name in NETWORKED:
+    if dry_run and spec.uses_network:
         raise UsageError(f"--dry-run goes with --source files or sim: {spec.name} downloads into the cache")
+    is_found = interval is None and spec.interval != DEFAULT_INTERVAL
+    found = [f"interval: {spec.interval}, by the names of the files"] if is_found else []
     opened = open_source(spec, rules, now_ms=session.now_ms)
     request = _read_request(opened, symbols=symbols, days=days, end=end, align=align, progress=session.progress)
     if dry_run:
         plan = plan_snapshot(opened, request, data_dir=session.data_dir, progress=session.progress)
         for note in plan.notes:
             session.progress.warn(note)
-        return Outcome("snapshot-plan/1", plan, lambda: _view_plan(plan))
+        return Outcome("snapshot-plan/1", plan, lambda: [*found, *_view_plan(plan)])
     taken = take_snapshot(
         session.data_dir,
         opened,
@@ -278,7 +294,7 @@ def snapshot(
     snap = taken.snapshot
     coverage = tuple(SymbolCoverage(facts.symbol, facts.first_ms, facts.last_ms, facts.share) for facts in snap.facts)
     document = SnapshotDocument(snap, taken.created, taken.traffic, snap.window, coverage)
-    return Outcome("snapshot/1", document, lambda: _view_snapshot(taken))
+    return Outcome("snapshot/1", document, lambda: [*found, *_view_snapshot(taken)])
 
 
 def _read_request(
@@ -290,12 +306,15 @@ def _read_request(
     """
     from mltrain.snapshots.snapshot_record import SnapshotRequest
     from mltrain.snapshots.take import leave_out_absent, request_everything
+    from mltrain.sources.ccxt_source import CcxtSource
     from mltrain.sources.files import FilesSource
     from mltrain.times import parse_time
 
     end_ms = None if end is None else parse_time(end)
     if not isinstance(source, FilesSource):
-        chosen = split_symbols(DEFAULT_SYMBOLS if symbols is None else symbols)
+        text = DEFAULT_SYMBOLS if symbols is None else symbols
+        read = source.read_symbol if isinstance(source, CcxtSource) else None
+        chosen = split_symbols(text, market=source.market, read=read)
         return SnapshotRequest(chosen, days or DEFAULT_DAYS, source.interval, end_ms, align.value)
     chosen = source.default_symbols() if symbols is None else split_symbols(symbols, source.symbols())
     if days is None:
@@ -305,15 +324,31 @@ def _read_request(
     return leave_out_absent(source, request, progress) if symbols is None else request
 
 
-def split_symbols(text: str, known: Iterable[str] = ()) -> tuple[str, ...]:
+def split_symbols(
+    text: str, known: Iterable[str] = (), *, market: str = "", read: Callable[[str], str] | None = None
+) -> tuple[str, ...]:
     """Return the symbols of a comma-separated list, in order, however they are spelled.
 
-    Raises:
-        UsageError: There is none, one occurs twice, or one is not a symbol; suggests similar ones of the known ones.
-    """
-    from mltrain.candles.symbols import read_symbol
+    Args:
+        text: The list.
+        known: The symbols that the source has.
+        market: The market of the exchange that is opened, which must have such symbols; empty: any.
+        read: Returns the symbol that a text spells; None: `read_symbol` with the known ones.
 
-    symbols = tuple(read_symbol(part, known) for part in text.split(",") if part.strip())
+    Raises:
+        UsageError: There is none, one occurs twice, or one is not a symbol, or is a future and the market is spot;
+            suggests similar ones of the known ones.
+    """
+    from mltrain.candles.symbols import names_future, read_symbol
+
+    for part in text.split(",") if market == "spot" else ():
+        if names_future(part):
+            raise UsageError(
+                f"--symbols {part.strip()} names a future, and the market is spot",
+                hint=f"add --market usdm, or write {read_symbol(part)} for the spot market",
+            )
+    read = read or (lambda part: read_symbol(part, known))
+    symbols = tuple(read(part) for part in text.split(",") if part.strip())
     if not symbols:
         raise UsageError("--symbols names none", hint="write it like BTCUSDT,ETHUSDT")
     if len(set(symbols)) != len(symbols):
@@ -400,12 +435,15 @@ def _view_snapshot(taken: TakenSnapshot) -> View:
     last_columns = right("share", "gaps", *(("requests", "s") if traffic_by_symbol else ("no trades", "MB")))
     yield table(None, "symbol", *right("rows"), "first (UTC)", "last (UTC)", *last_columns, rows=rows)
     if missing := sum(facts.missing for facts in snap.facts):
-        yield f"{missing:,} candles are missing in {sum(len(facts.gaps) for facts in snap.facts)} gaps"
+        gaps = sum(len(facts.gaps) for facts in snap.facts)
+        candles = f"{missing:,} candles are" if missing > 1 else "1 candle is"
+        yield f"{candles} missing in {gaps:,} gap{'s' * (gaps > 1)}"
     if traffic is not None:
         cached = sum(t.days_cached for t in traffic.symbols)
+        weight = f"; peak weight {traffic.peak_weight:,} of {traffic.weight_limit:,} per minute"
         yield (
             f"{traffic.requests:,} requests, {traffic.bytes / 1e6:.1f} MB, {traffic.seconds:.1f} s; {cached} days were "
-            f"in the cache; peak weight {traffic.peak_weight:,} of {traffic.weight_limit:,} per minute"
+            f"in the cache{weight if traffic.weight_limit else ''}"
         )
 
 
@@ -518,10 +556,11 @@ def cache_prune(
     before_ms = session.now_ms - older_than * DAY_MS if older_than else None if before is None else parse_time(before)
     in_use = find_days_in_use(session.data_dir) if unused else None
 
-    def is_removable(symbol: str, interval: str, day_ms: int) -> bool:
+    def is_removable(symbol: str, interval: str, of_file: TimeRange) -> bool:
         if in_use is not None:
-            return not in_use(symbol, interval, day_ms)
-        return before_ms is None or day_ms < before_ms
+            return not in_use(symbol, interval, of_file)
+        # A file of several days stays as long as its last day is wanted.
+        return before_ms is None or of_file.end_ms - DAY_MS < before_ms
 
     pruned = prune_cache(session.data_dir, is_removable, dry_run=dry_run)
     action = "would be removed" if dry_run else "removed"

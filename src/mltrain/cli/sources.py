@@ -19,15 +19,6 @@ ARCHIVE_URL_VARIABLE: Final = "MLTRAIN_ARCHIVE_URL"
 _PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
-class SourceName(StrEnum):
-    """Sources of candles."""
-
-    BINANCE = "binance"
-    ARCHIVE = "archive"
-    FILES = "files"
-    SIM = "sim"
-
-
 class SimSignal(StrEnum):
     """How predictable the simulated market is."""
 
@@ -36,9 +27,33 @@ class SimSignal(StrEnum):
     STRONG = "strong"
 
 
+class MarketName(StrEnum):
+    """Markets of the exchange."""
+
+    SPOT = "spot"
+    USDM = "usdm"
+
+
+MarketOption = Annotated[
+    MarketName | None,
+    data_option(
+        "--market", help="binance, archive, ccxt, sim: spot, or usdm for USD-M perpetual futures. Default: spot."
+    ),
+]
+#: What `--source` takes; the values are checked by `SourceSpec`.
+SOURCE_METAVAR: Final = "binance|archive|files|sim|ccxt:EXCHANGE"
+
 Folder = Annotated[
     Path | None,
     data_option("--from", metavar="DIR", help="files: folder of candle files, searched with the folders in it."),
+]
+TimeZone = Annotated[
+    str | None,
+    data_option(
+        "--timezone",
+        metavar="ZONE",
+        help="Zone of times in files that state none, such as Europe/Berlin or +03:00. Default: UTC.",
+    ),
 ]
 SimSeed = Annotated[int | None, data_option("--sim-seed", min=0, help="sim: seed of the simulated market.")]
 Signal = Annotated[
@@ -49,7 +64,9 @@ Signal = Annotated[
 ]
 BaseUrl = Annotated[
     str | None,
-    data_option("--base-url", metavar="URL", envvar=BASE_URL_VARIABLE, help="binance, archive: another REST host."),
+    data_option(
+        "--base-url", metavar="URL", envvar=BASE_URL_VARIABLE, help="binance, archive, ccxt: another REST host."
+    ),
 ]
 ArchiveUrl = Annotated[
     str | None,
@@ -71,53 +88,70 @@ EnvProxy = Annotated[
     bool, network_option("--use-env-proxy", help="Use the proxy and the certificates that the environment names.")
 ]
 
+DEFAULT_INTERVAL: Final = "1m"
 MAX_WAIT_S: Final = 120.0
 CONNECTIONS: Final = 16
 
 
 def read_source_spec(
-    name: SourceName | None,
+    name: str | None,
     *,
-    interval: str,
+    interval: str | None,
     folder: Path | None,
     sim_seed: int | None,
     sim_signal: SimSignal | None,
     base_url: str | None,
     archive_url: str | None,
+    timezone: str | None = None,
+    market: str | None = None,
+    default_market: str | None = None,
     end: str | None = None,
 ) -> SourceSpec:
     """Return the source that the options of a command describe; None is an option that was not given.
 
+    Without an interval, that of files is the one that all their names state, and any other DEFAULT_INTERVAL.
+
     Without a name (--source), an option that only one source has selects that source; the default is the exchange.
-    The end of the candles is the clock of the simulated market, and means nothing for other sources.
+    The end of the candles is the clock of the simulated market, and means nothing for other sources; so does the
+    default market for files.
 
     Raises:
         UsageError: An option belongs to another source, or --from is missing.
     """
+    from mltrain.sources.candle_folder import find_interval
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.times import parse_time
 
     if name is None:
         simulated = (sim_seed, sim_signal) != (None, None)
-        name = SourceName.FILES if folder is not None else SourceName.SIM if simulated else SourceName.BINANCE
-    if name is not SourceName.FILES and folder is not None:
-        raise UsageError("--from goes with --source files")
-    if name is not SourceName.SIM and (sim_seed, sim_signal) != (None, None):
-        raise UsageError("--sim-seed and --sim-signal go with --source sim")
-    if name is SourceName.FILES and folder is None:
+        name = "files" if folder is not None else "sim" if simulated else "binance"
+    is_files = name == "files"
+    misplaced = {
+        "--from goes with --source files": not is_files and folder is not None,
+        "--timezone goes with --source files: the times of other sources are UTC": not is_files
+        and timezone is not None,
+        "--sim-seed and --sim-signal go with --source sim": name != "sim" and (sim_seed, sim_signal) != (None, None),
+        "--market does not go with --source files, which hold the candles of any market": is_files
+        and market is not None,
+    }
+    if message := next((message for message, is_given in misplaced.items() if is_given), None):
+        raise UsageError(message)
+    if is_files and folder is None:
         raise UsageError("--source files needs the folder to read", hint="add --from DIR")
     # An address in the environment is meant for the sources that use one; the others ignore it.
-    if name in {SourceName.FILES, SourceName.SIM}:
+    if name in {"files", "sim"}:
         if base_url not in {None, os.environ.get(BASE_URL_VARIABLE)}:
-            raise UsageError("--base-url goes with --source binance or archive")
+            raise UsageError("--base-url goes with --source binance, archive or ccxt:EXCHANGE")
         base_url = None
-    if name is not SourceName.ARCHIVE:
+    if name != "archive":
         if archive_url not in {None, os.environ.get(ARCHIVE_URL_VARIABLE)}:
             raise UsageError("--archive-url goes with --source archive")
         archive_url = None
-    clock_ms = parse_time(end) if end is not None and name is SourceName.SIM else None
+    if interval is None:
+        interval = (find_interval(folder) if folder is not None else None) or DEFAULT_INTERVAL
+    clock_ms = parse_time(end) if end is not None and name == "sim" else None
     return SourceSpec(
-        name=name.value,
+        name=name,
         folder=folder,
         seed=sim_seed or 0,
         signal=(sim_signal or SimSignal.NONE).value,
@@ -125,6 +159,8 @@ def read_source_spec(
         end_ms=clock_ms,
         base_url=base_url or "",
         archive_url=archive_url or "",
+        timezone=timezone,
+        market=market or (None if is_files else default_market) or MarketName.SPOT.value,
     )
 
 

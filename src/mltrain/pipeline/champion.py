@@ -155,9 +155,11 @@ def _compute_at_rows(
 
 
 def compare_meaning(
-    champion: Champion | None, feature_set: FeatureSet, symbols: tuple[str, ...]
+    champion: Champion | None, feature_set: FeatureSet, symbols: tuple[str, ...], *, market: str
 ) -> tuple[str, ...] | NotApplicable:
     """Return why a new model with these features, label and symbols is not a drop-in replacement for the live version.
+
+    `market` is that of its candles; empty if it is not known.
 
     One sentence for each difference; empty if it is one.
     """
@@ -167,7 +169,8 @@ def compare_meaning(
     if isinstance(model, MltrainError):
         return (f"{champion.version.name} cannot be loaded: {model.message}",)
     return contract_differences(
-        ModelContract.of(feature_set, symbols), ModelContract.of(model.feature_set, model.symbols)
+        ModelContract.of(feature_set, symbols, market=market),
+        ModelContract.of(model.feature_set, model.symbols, market=ModelCard(model.card).market),
     )
 
 

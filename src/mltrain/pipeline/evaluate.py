@@ -101,7 +101,7 @@ def evaluate(
     the store's live version.
 
     Raises:
-        InputError: The snapshot lacks a symbol or later candles, is of another interval, or is damaged.
+        InputError: The snapshot lacks a symbol or later candles, is of another interval or market, or is damaged.
     """
     model, config = open_model(version), load_config(None, overrides={})
     card = ModelCard(model.card)
@@ -209,6 +209,12 @@ def read_model_candles(model: Model, snapshot: Snapshot, progress: Progress) -> 
         raise InputError(
             f"snapshot {snapshot.id} {lacks}: {model.version} is of {model.interval} candles of "
             f"{', '.join(model.symbols)}",
+            hint="`mltrain snapshots` lists the others",
+        )
+    trained_on, market = ModelCard(model.card).market, snapshot.source.known_market
+    if trained_on and market and trained_on != market:
+        raise InputError(
+            f"snapshot {snapshot.id} is one of the market {market}: {model.version} was trained on {trained_on}",
             hint="`mltrain snapshots` lists the others",
         )
     candles = read_candles(snapshot, progress)

@@ -136,7 +136,9 @@ def gather_evidence(
         guards=data.guards,
         bounce=BounceEvidence(results.economics, results.bounce),
         champion=compare_with_champion(champion, data.feature_set, data.candles, scored.rows, p=p, config=config),
-        meaning=compare_meaning(champion, data.feature_set, data.samples.symbols),
+        meaning=compare_meaning(
+            champion, data.feature_set, data.samples.symbols, market=data.snapshot.source.known_market
+        ),
         origin=find_origin(champion, data.snapshot),
         selection=Selection(results.looks.others),
     )

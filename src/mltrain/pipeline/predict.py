@@ -9,7 +9,7 @@ import polars as pl
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
-from mltrain.errors import InputError, RefusedError
+from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.serving.model import load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, shorten_list
 from mltrain.snapshots.snapshot import open_snapshot
@@ -80,15 +80,54 @@ def simulate_bench_candles(model: Model) -> dict[str, pl.DataFrame]:
     return {symbol: market.candles(names[i % len(names)], window).with_columns(ts) for i, symbol in enumerate(needed)}
 
 
-def find_model_source(model: Model, data_dir: Path) -> SourceSpec:
-    """Return the source of the snapshot that the model was trained on; raise InputError if that snapshot is missing."""
+def find_model_source(model: Model, data_dir: Path, *, market: str | None = None) -> SourceSpec:
+    """Return the source of the snapshot that the model was trained on.
+
+    Args:
+        model: The model.
+        data_dir: The data folder, which contains the snapshot.
+        market: The market that the user gave; None: that of the model.
+
+    Raises:
+        InputError: The snapshot is missing, or one of another market has its id.
+        UsageError: A market was given, and the model was trained on files or on another market.
+    """
     name = ModelCard(model.card).snapshot_id
+    trained_on = choose_market(model, market)
+    hint = "name one with --source"
     try:
-        return open_snapshot(data_dir, name).source
+        source = open_snapshot(data_dir, name).source
     except InputError as err:
+        raise InputError(f"the source of {model.version} is unknown: {err.message}", hint=hint) from err
+    if source.name == "files" and market is not None:
+        raise UsageError(f"--market goes with --source: {model.version} was trained on {source.name}")
+    if trained_on not in {None, source.market}:
         raise InputError(
-            f"the source of {model.version} is unknown: {err.message}", hint="name one with --source"
-        ) from err
+            f"the source of {model.version} is unknown: it was trained on the market {trained_on}, "
+            f"and the snapshot {name} is one of {source.market}",
+            hint=hint,
+        )
+    return source
+
+
+def choose_market(model: Model, given: str | None) -> str | None:
+    """Return the market whose candles to score: the one given, or the one that the model was trained on.
+
+    A future and the pair of that name are two instruments with other prices and volumes. None: neither is known, as of
+    a model that was trained on files.
+
+    Raises:
+        UsageError: The given market is not the one that the model was trained on.
+    """
+    trained_on = ModelCard(model.card).market
+    if not trained_on:
+        return given
+    if given not in {None, trained_on}:
+        raise UsageError(
+            f"{model.version} was trained on the market {trained_on}, not on {given}",
+            hint=f"omit --market to score candles of {trained_on}, or train a model on {given}",
+        )
+    return trained_on
 
 
 def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, explain: bool = False) -> pl.DataFrame:

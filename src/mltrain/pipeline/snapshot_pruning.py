@@ -16,7 +16,6 @@ from mltrain.storage.locks import is_locked, lock_folder
 from mltrain.storage.reading import read_pointer
 from mltrain.store.listing import list_models
 from mltrain.store.store import Store
-from mltrain.times import cache_day_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +92,10 @@ def prune_snapshots(data_dir: Path, *, keep: int, dry_run: bool = False) -> Prun
         return PrunedSnapshots(tuple(removed), tuple(kept))
 
 
-def find_days_in_use(data_dir: Path) -> Callable[[str, str, int], bool]:
-    """Return a function that says whether a snapshot has candles of a day, so that its cached file can rebuild them.
+def find_days_in_use(data_dir: Path) -> Callable[[str, str, TimeRange], bool]:
+    """Return a function that says whether a snapshot has candles of some days, so that their file can rebuild them.
 
-    It takes a symbol, an interval and the start of the UTC day in ms.
+    It takes a symbol, an interval and the UTC days.
 
     Raises:
         InputError: A snapshot is damaged, so that its days are unknown.
@@ -112,9 +111,8 @@ def find_days_in_use(data_dir: Path) -> Callable[[str, str, int], bool]:
         for symbol in snapshot.symbols:
             windows[symbol, snapshot.interval].append(snapshot.window)
 
-    def in_use(symbol: str, interval: str, day_ms: int) -> bool:
-        length_ms = cache_day_ms(interval_ms(interval))
-        return any(w.start_ms < day_ms + length_ms and day_ms < w.end_ms for w in windows[symbol, interval])
+    def in_use(symbol: str, interval: str, days: TimeRange) -> bool:
+        return any(w.start_ms < days.end_ms and days.start_ms < w.end_ms for w in windows[symbol, interval])
 
     return in_use
 

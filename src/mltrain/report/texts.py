@@ -428,7 +428,11 @@ def list_limits(card: ModelCard) -> tuple[str, ...]:
         lines.append(f"The holdout touches fewer than {_FEW_DAYS} days: a single event can make or break its figures.")
     if not card.entries("intervals"):
         lines.append("The card has no intervals: the uncertainty of its figures is unknown.")
-    return (*lines, *(f"Warning in training: {warning}" for warning in card.texts("data_quality", "warnings")))
+    warnings = card.texts("data_quality", "warnings")
+    if card.texts("limits", "not_in_holdout"):
+        # The scope above says the same.
+        warnings = [warning for warning in warnings if not warning.startswith("no row in the holdout")]
+    return (*lines, *(f"Warning in training: {warning}" for warning in warnings))
 
 
 def list_lineage(card: ModelCard) -> tuple[tuple[str, str], ...]:
@@ -472,7 +476,12 @@ def list_commands(card: ModelCard, name: str) -> tuple[tuple[str, str], ...]:
         words += ["--symbols", ",".join(card.texts("train", "symbols")), "--end", end, "--interval", interval]
         if (align := card.text("lineage", "snapshot_align")) not in {None, "union"}:
             words += ["--align", str(align)]
-        for option, key in (("--from", "folder"), ("--sim-seed", "seed"), ("--sim-signal", "signal")):
+        for option, key in (
+            ("--from", "folder"),
+            ("--sim-seed", "seed"),
+            ("--sim-signal", "signal"),
+            ("--market", "market"),
+        ):
             if (value := card.value("lineage", "source", key)) is not None:
                 words += [option, str(value)]
         lines.append((shlex.join(words), "Take the snapshot again, if it is gone."))

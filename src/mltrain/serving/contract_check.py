@@ -45,21 +45,26 @@ def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
 
 
 def _read_meaning_fields(version: StoredVersion) -> tuple[Json, ...] | None:
-    """Read registry, user ops and symbols from a version's card: equal ones mean the same; None if one is missing."""
-    card_json = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
-    card = ModelCard.from_json(parse_json(card_json, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES))
+    """Read registry, user ops, symbols and market of a card, or None: equal ones mean the same."""
+    card = _read_card(version)
     lineage, train = card.entries("lineage"), card.entries("train")
     if not {"registry_sha256", "own_ops"} <= lineage.keys() or "symbols" not in train:
         return None
-    return lineage["registry_sha256"], lineage["own_ops"], train["symbols"]
+    return lineage["registry_sha256"], lineage["own_ops"], train["symbols"], card.market
+
+
+def _read_card(version: StoredVersion) -> ModelCard:
+    """Read a version's card, unchecked."""
+    card_json = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+    return ModelCard.from_json(parse_json(card_json, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES))
 
 
 def _read_contract(version: StoredVersion) -> ModelContract:
-    """Read from a version's lgbm.pkl what callers of its model rely on: label, interval, symbols and candle columns."""
+    """Read from a version's files what callers rely on: label, interval, symbols, candle columns, and the market."""
     from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
     from mltrain.artifact.model_contract import ModelContract
 
     with version.in_use():
         data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
     bundle = Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE))
-    return ModelContract.of(bundle.feature_set, bundle.symbols)
+    return ModelContract.of(bundle.feature_set, bundle.symbols, market=_read_card(version).market)

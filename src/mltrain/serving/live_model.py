@@ -20,6 +20,7 @@ import warnings
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mltrain.artifact.model_contract import ModelContract, contract_differences
+from mltrain.card.model_card import ModelCard
 from mltrain.errors import MltrainError
 from mltrain.serving.loaded_model import load_version
 from mltrain.store.signature import check_signature
@@ -110,7 +111,10 @@ class Follower:
     def _use_if_same_meaning(self, new: LoadedModel) -> None:
         """Replace the model by a drop-in replacement; warn once about each version that is none."""
         old = self._loaded
-        contracts = [ModelContract.of(m.bundle.feature_set, m.bundle.symbols) for m in (new, old)]
+        contracts = [
+            ModelContract.of(m.bundle.feature_set, m.bundle.symbols, market=ModelCard(dict(m.card)).market)
+            for m in (new, old)
+        ]
         differences = contract_differences(*contracts)
         if not differences:
             self._loaded = new

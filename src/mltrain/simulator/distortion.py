@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from mltrain.simulator.exchange import Answer, Request, answer_json, answer_no_file, read_archive_path, refuse
 from mltrain.simulator.faults import FIELDS
-from mltrain.simulator.wire import MICROS_FROM_MS, write_number, write_zip
+from mltrain.simulator.wire import FUTURES_HEADER, MICROS_FROM_MS, write_number, write_zip
 from mltrain.times import DAY_MS, INTERVALS_MS, SECOND_MS, day_name
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _read_rows(answer: Answer) -> Rows:
     if answer.content_type != "application/zip":
         rows: Rows = json.loads(answer.body)
         return rows
-    return [line.split(",") for line in _read_csv(answer).decode().splitlines()]
+    return [line.split(",") for line in _read_csv(answer).decode().splitlines() if line != FUTURES_HEADER]
 
 
 def _read_csv(answer: Answer) -> bytes:
@@ -165,7 +165,9 @@ def _with_rows(case: Case, rows: Rows) -> Answer:
     """Return the true answer, a page or an archive file, with other rows."""
     if case.answer.content_type != "application/zip":
         return replace(case.answer, body=answer_json(cast("Json", rows)).body)
-    return _with_csv(case, "".join(f"{','.join(map(str, row))}\n" for row in rows).encode())
+    header = FUTURES_HEADER if _read_csv(case.answer).startswith(FUTURES_HEADER.encode()) else ""
+    lines = [header] * bool(header) + [",".join(map(str, row)) for row in rows]
+    return _with_csv(case, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _with_csv(case: Case, csv: bytes) -> Answer:

@@ -1,7 +1,8 @@
 """The answers of the simulated exchange, REST endpoints and archive, as pure functions of the time.
 
-They behave like those of the real exchange: `endTime` is inclusive and means open times, the candle that is still open
-is included, errors are a code and a message, and an archive file appears some days after its day is over.
+There are two markets, spot and USD-M futures, each with its paths, symbols, request weights and limits. They behave
+like those of the real exchange: `endTime` is inclusive and means open times, the candle that is still open is included,
+errors are a code and a message, and an archive file appears some days after its day is over.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import UsageError
 from mltrain.simulator.wire import write_day_zip, write_page
+from mltrain.sources.markets import MARKETS, SPOT, USDM
 from mltrain.sources.simulated_market import LAST_CLOCK_MS, SimSource, first_open_ms
 from mltrain.times import DAY_MS, INTERVALS_MS, day_name, parse_time
 
@@ -22,19 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mltrain.documents.values import Json
+    from mltrain.sources.markets import Market
 
-#: Weight of a request by endpoint. The archive has none.
-WEIGHTS: Final[Mapping[str, int]] = {"time": 1, "ping": 1, "klines": 2, "exchangeInfo": 20}
-
-MAX_LIMIT: Final = 1000
+#: Endpoints that cost request weight. The archive costs none.
+WEIGHTED: Final = ("time", "ping", "klines", "exchangeInfo")
 ARCHIVE_ROOT: Final = "/archive"
 JSON_TYPE: Final = "application/json;charset=UTF-8"
 
 _DEFAULT_LIMIT: Final = 500
-_API: Final = "/api/v3/"
 _INTEGER: Final = re.compile(r"[0-9]{1,15}")
 _ARCHIVE: Final = re.compile(
-    r"/archive/data/spot/daily/klines/(?P<symbol>[A-Z0-9]{2,20})/(?P<interval>[0-9]{1,2}[mhd])/"
+    r"/archive/data/(?P<folder>spot|futures/um)/daily/klines/(?P<symbol>[A-Z0-9]{2,20})/(?P<interval>[0-9]{1,2}[mhd])/"
     r"(?P=symbol)-(?P=interval)-(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})\.zip(?P<checksum>\.CHECKSUM)?"
 )
 _NO_SUCH_KEY: Final = (
@@ -53,12 +53,32 @@ class Request:
     @property
     def endpoint(self) -> str:
         """One of time, ping, klines, exchangeInfo, archive, checksum, other."""
-        if self.path.startswith(_API):
-            name = self.path.removeprefix(_API)
-            return name if name in WEIGHTS else "other"
+        api = self.market.api
+        if self.path.startswith(api):
+            name = self.path.removeprefix(api)
+            return name if name in WEIGHTED else "other"
         if not self.path.startswith(f"{ARCHIVE_ROOT}/"):
             return "other"
         return "checksum" if self.path.endswith(".CHECKSUM") else "archive"
+
+    @property
+    def market(self) -> Market:
+        """The market whose endpoint or archive is requested."""
+        is_usdm = self.path.startswith((MARKETS[USDM].api, f"{ARCHIVE_ROOT}/data/{MARKETS[USDM].archive_folder}/"))
+        return MARKETS[USDM if is_usdm else SPOT]
+
+    @property
+    def weight(self) -> int:
+        """Its request weight; 0 if it costs none."""
+        match self.endpoint:
+            case "time" | "ping":
+                return self.market.time_weight
+            case "exchangeInfo":
+                return self.market.info_weight
+            case "klines":
+                limit = self.query.get("limit", "")
+                return self.market.page_weight(int(limit) if _INTEGER.fullmatch(limit) else _DEFAULT_LIMIT)
+        return 0
 
     @property
     def symbol(self) -> str:
@@ -79,8 +99,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """The zip of a day (days since 1970) in the archive, or its checksum file."""
+    """The zip of a day (days since 1970) in the archive of a market, or its checksum file."""
 
+    market: str
     symbol: str
     interval: str
     day: int
@@ -102,7 +123,8 @@ def read_archive_path(path: str) -> ArchiveFile | None:
         day = parse_time(match["day"]) // DAY_MS
     except UsageError:
         return None
-    return ArchiveFile(match["symbol"], match["interval"], day, match["checksum"] is not None)
+    market = next(name for name, market in MARKETS.items() if market.archive_folder == match["folder"])
+    return ArchiveFile(market, match["symbol"], match["interval"], day, match["checksum"] is not None)
 
 
 class _Refused(Exception):  # noqa: N818 -- becomes an answer
@@ -130,13 +152,13 @@ class Exchange:
     Attributes:
         seed: Seed of the market.
         signal: How predictable the market is: a key of STRENGTH.
-        weight_limit: Weight per minute that exchangeInfo states.
+        weight_limit: Weight per minute that exchangeInfo states; None: that of the real market.
         archive_lag_days: How many of the newest closed days the archive lacks.
     """
 
     seed: int = 0
     signal: str = "none"
-    weight_limit: int = 6000
+    weight_limit: int | None = None
     archive_lag_days: int = 1
 
     def answer(self, request: Request, clock_ms: int) -> Answer:
@@ -145,59 +167,55 @@ class Exchange:
         try:
             match request.endpoint:
                 case "klines":
-                    answer = self._klines(request.query, clock_ms)
+                    answer = self._klines(request, clock_ms)
                 case "time":
                     answer = answer_json({"serverTime": clock_ms})
                 case "ping":
                     answer = answer_json({})
                 case "exchangeInfo":
-                    answer = self._exchange_info(request.query, clock_ms)
+                    answer = self._exchange_info(request, clock_ms)
                 case "archive" | "checksum":
                     answer = self._archive_file(request.path, clock_ms)
         except _Refused as refused:
             answer = refused.answer
         return answer
 
-    def market(self, interval: str) -> SimSource:
-        """Return the market with candles of an interval, its clock at the end of its life, so that all are closed."""
-        return _market(interval, self.seed, self.signal)
+    def source(self, market: str, interval: str) -> SimSource:
+        """Return a market with candles of an interval, its clock at the end of its life, so that all are closed."""
+        return _source(market, interval, self.seed, self.signal)
 
-    def _klines(self, query: Mapping[str, str], clock_ms: int) -> Answer:
+    def _klines(self, request: Request, clock_ms: int) -> Answer:
         """Answer a request for a page of candles."""
+        query, market = request.query, request.market
         symbol = self._check_symbol(_read_text(query, "symbol"))
         interval = _read_text(query, "interval")
-        if interval not in INTERVALS_MS:
+        if interval not in INTERVALS_MS or (interval == "1s" and not market.has_seconds):
             raise _Refused(-1120, "Invalid interval.")
         start_ms, end_ms = _read_integer(query, "startTime"), _read_integer(query, "endTime")
         limit = _read_integer(query, "limit")
-        if limit == 0:
-            raise _Refused(-1130, "Data sent for parameter 'limit' is not valid.")
+        _check_limit(limit, market, most=market.max_page_candles)
+        _check_order(start_ms, end_ms, market)
         body = write_page(
-            self.market(interval),
+            self.source(market.name, interval),
             symbol,
             first_ms=start_ms,
             last_ms=clock_ms if end_ms is None else end_ms,
-            limit=min(limit or _DEFAULT_LIMIT, MAX_LIMIT),
+            limit=min(limit or _DEFAULT_LIMIT, market.max_page_candles),
             clock_ms=clock_ms,
         )
         return Answer(200, body)
 
-    def _exchange_info(self, query: Mapping[str, str], clock_ms: int) -> Answer:
-        """Answer a request for the symbols and limits of the exchange."""
-        listed: list[Json] = [
-            {
-                "symbol": symbol,
-                "status": "TRADING",
-                "baseAsset": symbol.removesuffix("USDT"),
-                "quoteAsset": "USDT",
-                "isSpotTradingAllowed": True,
-            }
-            for symbol in self._requested_symbols(query)
-        ]
+    def _exchange_info(self, request: Request, clock_ms: int) -> Answer:
+        """Answer a request for the symbols and limits of the exchange; that of futures takes no symbols."""
+        market = request.market
+        symbols = self._requested_symbols(request.query) if market.info_by_symbol else tuple(sorted(_symbols()))
+        listed: list[Json] = [_describe_symbol(symbol, market) for symbol in symbols]
+        if market.name == USDM:
+            listed.append({**_describe_symbol("BTCUSDT_251226", market), "contractType": "CURRENT_QUARTER"})
         rate_limits: list[Json] = [
             {"rateLimitType": kind, "interval": interval, "intervalNum": number, "limit": limit}
             for kind, interval, number, limit in (
-                ("REQUEST_WEIGHT", "MINUTE", 1, self.weight_limit),
+                ("REQUEST_WEIGHT", "MINUTE", 1, self.weight_limit or market.weight_limit),
                 ("ORDERS", "SECOND", 10, 100),
                 ("ORDERS", "DAY", 1, 200_000),
                 ("RAW_REQUESTS", "MINUTE", 5, 61_000),
@@ -220,7 +238,7 @@ class Exchange:
         if "symbol" in query:
             return (self._check_symbol(_read_text(query, "symbol")),)
         if "symbols" not in query:
-            return self.market("1m").symbols()
+            return tuple(sorted(_symbols()))
         try:
             symbols = json.loads(query["symbols"])
         except ValueError:
@@ -246,9 +264,11 @@ class Exchange:
         # Of intervals longer than a day there are no daily files.
         if file is None or file.symbol not in _symbols() or INTERVALS_MS[file.interval] > DAY_MS:
             return answer_no_file()
+        if file.interval == "1s" and not MARKETS[file.market].has_seconds:
+            return answer_no_file()
         if file.day not in range(first_open_ms(file.interval) // DAY_MS, clock_ms // DAY_MS - self.archive_lag_days):
             return answer_no_file()
-        data = write_day_zip(self.market(file.interval), file.symbol, file.day)
+        data = write_day_zip(self.source(file.market, file.interval), file.symbol, file.day)
         return answer_checksum(data, file.zip_name) if file.is_checksum else Answer(200, data, "application/zip")
 
 
@@ -263,8 +283,33 @@ def answer_checksum(data: bytes, file_name: str) -> Answer:
 
 
 @lru_cache(maxsize=64)
-def _market(interval: str, seed: int, signal: str) -> SimSource:
-    return SimSource(interval=interval, seed=seed, signal=signal, end_ms=LAST_CLOCK_MS)
+def _source(market: str, interval: str, seed: int, signal: str) -> SimSource:
+    return SimSource(interval=interval, seed=seed, signal=signal, end_ms=LAST_CLOCK_MS, market=market)
+
+
+def _describe_symbol(symbol: str, market: Market) -> dict[str, Json]:
+    """Return a symbol as exchangeInfo describes it, with the fields that tell spot from futures."""
+    described: dict[str, Json] = {
+        "symbol": symbol,
+        "status": "TRADING",
+        "baseAsset": symbol.removesuffix("USDT"),
+        "quoteAsset": "USDT",
+    }
+    if market.name == SPOT:
+        return {**described, "isSpotTradingAllowed": True}
+    return {**described, "pair": symbol, "contractType": "PERPETUAL", "marginAsset": "USDT"}
+
+
+def _check_limit(limit: int | None, market: Market, *, most: int) -> None:
+    """Refuse a number of rows of 0; more than `most` rows are refused by the futures market, and cut by spot."""
+    if limit == 0 or (limit is not None and limit > most and market.name == USDM):
+        raise _Refused(-1130, "Data sent for parameter 'limit' is not valid.")
+
+
+def _check_order(start_ms: int | None, end_ms: int | None, market: Market) -> None:
+    """Refuse a window that ends before it begins, as the futures market does; spot answers with no rows."""
+    if market.name == USDM and start_ms is not None and end_ms is not None and start_ms > end_ms:
+        raise _Refused(-1023, "Start time is greater than end time.")
 
 
 @lru_cache(maxsize=1)

@@ -19,10 +19,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mltrain.simulator.delivery import Delivery
 from mltrain.simulator.distortion import Case, changes_archive, distort
-from mltrain.simulator.exchange import ARCHIVE_ROOT, WEIGHTS, Exchange, Request, answer_checksum, refuse
+from mltrain.simulator.exchange import ARCHIVE_ROOT, Exchange, Request, answer_checksum, refuse
 from mltrain.simulator.faults import FaultScript
 from mltrain.simulator.server_thread import HOST, ServerThread
 from mltrain.simulator.weight_meter import Charge, WeightMeter
+from mltrain.sources.markets import MARKETS
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import SECOND_MS
 
@@ -74,7 +75,8 @@ class SimServer:
         clock_ms: Time of its clock at the start, ms UTC.
         ticking: Whether its clock runs. The minutes of the request weight pass in either case.
         latency_ms: Delay of every answer.
-        weight_limit: Weight allowed per minute; see `mltrain.simulator.weight_meter`.
+        weight_limit: Weight allowed per minute in each market; None: that of the real market, 6,000 for spot and 2,400
+            for futures. See `mltrain.simulator.weight_meter`.
         archive_lag_days: How many of the newest closed days the archive lacks.
         faults: Scripted faults.
         port: Port to listen on; 0: any free port.
@@ -93,7 +95,7 @@ class SimServer:
         clock_ms: int = CLOCK_MS,
         ticking: bool = False,
         latency_ms: float = 0.0,
-        weight_limit: int = 6000,
+        weight_limit: int | None = None,
         archive_lag_days: int = 1,
         faults: Sequence[Fault] = (),
         port: int = 0,
@@ -112,7 +114,7 @@ class SimServer:
         self._clock = (clock_ms, self._started_s)
         self._ticking = ticking
         self._latency_s = latency_ms / SECOND_MS
-        self._meter = WeightMeter(weight_limit)
+        self._meters = {name: WeightMeter(weight_limit or market.weight_limit) for name, market in MARKETS.items()}
         self._script = FaultScript(faults)
         self._pairs = _ChecksumPairs()
         self._log = _Log(on_answer)
@@ -121,12 +123,12 @@ class SimServer:
 
     @property
     def base_url(self) -> str:
-        """Address of the REST endpoints: base_url + "/api/v3/klines"."""
+        """Address of the REST endpoints: base_url + "/api/v3/klines", and "/fapi/v1/klines" for futures."""
         return f"http://{HOST}:{self._port}"
 
     @property
     def archive_url(self) -> str:
-        """Address of the archive: archive_url + "/data/spot/daily/klines/..."."""
+        """Address of the archive: archive_url + "/data/spot/daily/klines/...", and "/data/futures/um/..."."""
         return f"{self.base_url}{ARCHIVE_ROOT}"
 
     @property
@@ -180,31 +182,30 @@ class SimServer:
             await asyncio.sleep(self._latency_s)
         answer = self._choose_answer(request, charge, hit)
         delivery = Delivery(writer, answer, None if hit is None else hit.fault)
-        serial = self._log.begin(
-            RequestRecord(
-                at_s=at_s,
-                path=request.path,
-                query=request.query,
-                symbol=request.symbol,
-                status=delivery.status,
-                weight_used=charge.weight_used,
-                retry_after={name.lower(): value for name, value in answer.headers}.get("retry-after", ""),
-                sent_bytes=delivery.planned_bytes,
-                fault="" if hit is None else hit.fault.kind,
-            )
+        record = RequestRecord(
+            at_s=at_s,
+            path=request.path,
+            query=request.query,
+            symbol=request.symbol,
+            status=delivery.status,
+            weight_used=charge.weight_used,
+            retry_after={name.lower(): value for name, value in answer.headers}.get("retry-after", ""),
+            sent_bytes=delivery.planned_bytes,
+            fault="" if hit is None else hit.fault.kind,
         )
+        serial = self._log.begin(record)
         try:
             await delivery.send()
         finally:
-            self._log.end(serial, delivery.sent_bytes)
+            self._log.end(serial, replace(record, sent_bytes=delivery.sent_bytes))
         return delivery
 
     def _charge(self, request: Request, at_s: float) -> Charge:
         """Count the weight of a request that arrived at `at_s`, in monotonic seconds."""
-        if request.endpoint not in WEIGHTS:
+        if not request.weight:
             return Charge(0)
         now_s = self._started_ms / SECOND_MS + at_s - self._started_s
-        return self._meter.charge(WEIGHTS[request.endpoint], now_s)
+        return self._meters[request.market.name].charge(request.weight, now_s)
 
     def _choose_answer(self, request: Request, charge: Charge, hit: Hit | None) -> Answer:
         """Return the true answer, changed by the fault that hits it; or a refusal if the weight is used up."""
@@ -321,10 +322,10 @@ class _Log:
                 del self._records[next(iter(self._records))]
             return self._serial
 
-    def end(self, serial: int, sent_bytes: int) -> None:
-        """Complete the record of a request that was answered with so many bytes of body."""
+    def end(self, serial: int, record: RequestRecord) -> None:
+        """Replace the record of a request by the one of its answer, unless it has been dropped for newer ones."""
         with self._lock:
-            record = replace(self._records[serial], sent_bytes=sent_bytes)
-            self._records[serial] = record
+            if serial in self._records:
+                self._records[serial] = record
         if self._on_answer is not None:
             self._on_answer(record)

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.frame import times_ms
+from mltrain.sources.markets import SPOT
 from mltrain.sources.simulated_market import first_open_ms
 from mltrain.times import DAY_MS, TimeRange, day_name, floor_to_grid, interval_ms
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 #: From 2025-01-01T00:00:00Z on, the archive has microseconds, as the real one; before, milliseconds.
 MICROS_FROM_MS: Final = 1_735_689_600_000
+
+#: First line of the candle files of futures, as in the real archive since 2022.
+FUTURES_HEADER: Final = (
+    "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"
+)
 
 _JSON_ROW: Final = '[%d,"%s","%s","%s","%s","%s",%d,"%s",%d,"%s","%s","0"]'
 _CSV_ROW: Final = "%d,%s,%s,%s,%s,%s,%d,%s,%d,%s,%s,0"
@@ -180,11 +186,16 @@ def _write_open_row(source: SimSource, symbol: str, open_ms: int, clock_ms: int)
 
 @lru_cache(maxsize=512)
 def write_day_zip(source: SimSource, symbol: str, day: int) -> bytes:
-    """Return the archive's zip of a UTC day (days since 1970): one CSV of twelve columns, without a header."""
-    units_per_ms = _US_PER_MS if day * DAY_MS >= MICROS_FROM_MS else 1
+    """Return the archive's zip of a UTC day (days since 1970): one CSV of twelve columns.
+
+    Files of the spot market have no header, and µs from 2025 on; those of futures have a header, and ms.
+    """
+    is_spot = source.market == SPOT
+    units_per_ms = _US_PER_MS if is_spot and day * DAY_MS >= MICROS_FROM_MS else 1
     candles = _day_candles(source, symbol, day)
     values = _row_values(candles, step_ms=interval_ms(source.interval), units_per_ms=units_per_ms)
-    csv = "".join(f"{_CSV_ROW % row}\n" for row in values).encode()
+    header = "" if is_spot else f"{FUTURES_HEADER}\n"
+    csv = (header + "".join(f"{_CSV_ROW % row}\n" for row in values)).encode()
     return write_zip([(f"{symbol}-{source.interval}-{day_name(day * DAY_MS)}.csv", csv)])
 
 

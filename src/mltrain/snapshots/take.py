@@ -229,13 +229,14 @@ def take_snapshot(
     make_folder(folder)
     # Raises before the download if `latest` is not a pointer.
     read_pointer(folder / LATEST)
+    packages = ("polars", "pyarrow", *(("ccxt",) if spec.exchange else ()))
     record = SnapshotRecord(
         id=snapshot_id(window.end_ms),
         created_at=format_seconds(now_ms),
         source=spec,
         host=source.host,
         request=request,
-        tools=(("mltrain", __version__), ("polars", version("polars")), ("pyarrow", version("pyarrow"))),
+        tools=(("mltrain", __version__), *((name, version(name)) for name in packages)),
         notes=(),
         facts=(),
     )
@@ -273,7 +274,7 @@ def _find_cut(source: Source, request: SnapshotRequest) -> int:
             f"the end {format_ms(end_ms)} is later than the clock of the source {source.name}, {format_ms(clock_ms)}",
             hint="omit --end to end at that clock",
         )
-    # Over a network, an extent would cost a request for each symbol, and end at the clock.
+    # Over a network, an extent would cost two requests for each symbol, and most end at the clock.
     if request.align == "common" and not source.host:
         end_ms = min(end_ms, *(source.extent(symbol).end_ms for symbol in request.symbols))
     cut_ms = floor_to_grid(end_ms, interval_ms(request.interval))

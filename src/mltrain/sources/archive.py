@@ -16,12 +16,13 @@ from mltrain.candles.frame import times_ms
 from mltrain.candles.layouts import read_binance_csv
 from mltrain.errors import InputError, UsageError
 from mltrain.sources.async_run import task_group
-from mltrain.sources.binance import BinanceSource, RestPages, cache_folder_name
+from mltrain.sources.binance import BinanceSource, cache_folder_name
 from mltrain.sources.download import DownloadSession
 from mltrain.sources.http_client import HostClock, HttpClient, Query
 from mltrain.sources.klines import add_odd, split_odd
+from mltrain.sources.markets import SPOT
 from mltrain.sources.network_rules import check_base_url
-from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST
+from mltrain.sources.source_spec import PUBLIC_ARCHIVE
 from mltrain.sources.throttle import Throttle
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import DAY_MS, day_name, interval_ms
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from mltrain.sources.http_client import Clock
     from mltrain.sources.klines import OddDays
+    from mltrain.sources.markets import Market
     from mltrain.sources.network_rules import NetworkRules
 
 # A day of minutes takes 80 kB, and 150 kB unpacked; one of seconds takes 5 MB, and 13 MB unpacked.
@@ -50,8 +52,9 @@ class ArchiveSource(BinanceSource):
 
     Args:
         interval: One of INTERVALS_MS.
-        base_url: Address of the REST host.
+        base_url: Address of the REST host; "" for the public one of the market.
         archive_url: Address of the archive: `/data/spot/daily/klines/...` follows it.
+        market: One of MARKETS.
         rules: How the network may be used; None for the defaults.
         clock: Measures durations and waits; None for this machine's clock.
         rng: Draws the jitter of the pauses before retries.
@@ -60,17 +63,21 @@ class ArchiveSource(BinanceSource):
         UsageError: The interval is unknown or longer than a day, or an address is invalid.
     """
 
+    # Each day has a zip, whose hash the cache keeps.
+    _unit_days = 1
+
     def __init__(
         self,
         interval: str,
-        base_url: str = PUBLIC_REST,
+        base_url: str = "",
         archive_url: str = PUBLIC_ARCHIVE,
         *,
+        market: str = SPOT,
         rules: NetworkRules | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        super().__init__(interval, base_url, rules=rules, clock=clock, rng=rng)
+        super().__init__(interval, base_url, market=market, rules=rules, clock=clock, rng=rng)
         if interval_ms(interval) > DAY_MS:
             raise UsageError(
                 f"the archive has no daily files of {interval} candles", hint="take them with --source binance"
@@ -85,11 +92,12 @@ class ArchiveSource(BinanceSource):
     @property
     def cache_name(self) -> str:
         """Name of this source's folder in the day cache, which depends on both addresses."""
-        if (self.base_url, self.archive_url) == (PUBLIC_REST, PUBLIC_ARCHIVE):
-            return self.name
+        kind = self._cache_kind
+        if (self.base_url, self.archive_url) == (self._market.rest_url, PUBLIC_ARCHIVE):
+            return kind
         if self.archive_url.startswith(self.base_url):
-            return f"{self.name}@{cache_folder_name(self.host)}"
-        return f"{self.name}@{cache_folder_name(f'{self.host} {self.archive_url}')}"
+            return f"{kind}@{cache_folder_name(self.host)}"
+        return f"{kind}@{cache_folder_name(f'{self.host} {self.archive_url}')}"
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[DownloadSession]:
@@ -103,8 +111,8 @@ class ArchiveSource(BinanceSource):
             rng=self._rng,
         )
         async with self._client() as rest, archive:
-            pages = RestPages(rest, self.interval)
-            yield DownloadSession(pages, DayZips(archive, self.interval, pages.odd), pages.odd)
+            pages = self._pages(rest)
+            yield DownloadSession(pages, DayZips(archive, self.interval, self._market, pages.odd), pages.odd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +122,13 @@ class DayZips:
     Attributes:
         client: The open client of the archive's host.
         interval: Interval of the candles.
+        market: The market.
         odd: Receives the odd rows of the zips; see `split_odd`.
     """
 
     client: HttpClient
     interval: str
+    market: Market
     odd: OddDays
 
     async def fetch_day(self, symbol: str, day_ms: int) -> tuple[pl.DataFrame, str] | str:
@@ -127,7 +137,7 @@ class DayZips:
         Returns the reason instead if the archive lacks the day or has damaged it.
         """
         name = f"{symbol}-{self.interval}-{day_name(day_ms)}.zip"
-        path = f"/data/spot/daily/klines/{symbol}/{self.interval}/{name}"
+        path = f"/data/{self.market.archive_folder}/daily/klines/{symbol}/{self.interval}/{name}"
         async with task_group() as group:
             zip_task = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
             checksum_task = group.create_task(
@@ -150,7 +160,7 @@ class DayZips:
         ts_ms = times_ms(rows)
         if ts_ms.size and not day_ms <= ts_ms[0] <= ts_ms[-1] < day_ms + DAY_MS:
             return f"{name} holds candles of another day"
-        add_odd(self.odd, symbol, odd, interval=self.interval)
+        add_odd(self.odd, symbol, odd)
         return rows, expected
 
     async def _get(self, path: str, file_name: str, symbol: str, max_bytes: int) -> bytes | None:

@@ -1,7 +1,7 @@
-"""The source `binance`: candles of the spot market over REST, from the public market-data host or one like it.
+"""The source `binance`: candles of spot or USD-M futures over REST, from the public host or one like it.
 
-It requests `/api/v3/exchangeInfo` (symbols, limits), `/api/v3/time` (the clock that decides which candles are closed)
-and `/api/v3/klines`. All three: https://developers.binance.com/docs/binance-spot-api-docs/rest-api.
+It requests `exchangeInfo` (symbols, limits), `time` (the clock that decides which candles are closed) and `klines`,
+below `/api/v3/` for spot and `/fapi/v1/` for futures; see `mltrain.sources.markets`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mltrain.errors import InputError, SourceError
 from mltrain.sources.async_run import run_async, task_group
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
 from mltrain.sources.http_client import HostClock, HttpClient, MachineClock, MalformedError, Query, Traffic, read_error
-from mltrain.sources.klines import MAX_PAGE_BYTES, PAGE_CANDLES, OddRows, add_odd, merge_rows, plan_pages, read_page
+from mltrain.sources.klines import MAX_PAGE_BYTES, OddRows, add_odd, merge_rows, plan_pages, read_page
+from mltrain.sources.markets import MARKETS, SPOT
 from mltrain.sources.network_rules import NetworkRules, check_base_url
 from mltrain.sources.source import check_known
-from mltrain.sources.source_spec import PUBLIC_REST
-from mltrain.sources.throttle import DEFAULT_WEIGHT_LIMIT, Throttle
+from mltrain.sources.throttle import Throttle
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import TimeRange, floor_to_grid, format_ms, interval_ms
 
@@ -41,14 +41,11 @@ if TYPE_CHECKING:
     from mltrain.progress import Progress
     from mltrain.sources.http_client import Answer, Clock
     from mltrain.sources.klines import OddDays, Page
+    from mltrain.sources.markets import Market
     from mltrain.sources.source import DownloadResult
 
 T = TypeVar("T")
 
-# Request weights of the three endpoints.
-_PAGE_WEIGHT: Final = 2
-_TIME_WEIGHT: Final = 1
-_INFO_WEIGHT: Final = 20
 # exchangeInfo of all symbols had 15 MB in 2025.
 _MAX_INFO_BYTES: Final = 64 << 20
 _MAX_TIME_BYTES: Final = 4096
@@ -71,11 +68,12 @@ class _ExchangeInfo:
 
 
 class BinanceSource:
-    """Candles of the spot market over REST, as a Source.
+    """Candles of the exchange over REST, as a Source.
 
     Args:
         interval: One of INTERVALS_MS.
-        base_url: Address of the REST host; https, or http to this machine.
+        base_url: Address of the REST host; https, or http to this machine; "" for the public one of the market.
+        market: One of MARKETS.
         rules: How the network may be used; None for the defaults.
         clock: Measures durations and waits; None for this machine's clock.
         rng: Draws the jitter of the pauses before retries.
@@ -84,20 +82,28 @@ class BinanceSource:
         UsageError: The interval is unknown, or the address is invalid.
     """
 
+    # Days that the cache keeps in one file; None: as many as `cached_unit_days` says.
+    _unit_days: int | None = None
+
     def __init__(
         self,
         interval: str,
-        base_url: str = PUBLIC_REST,
+        base_url: str = "",
         *,
+        market: str = SPOT,
         rules: NetworkRules | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.interval = interval
-        self.base_url = check_base_url(base_url)
+        self.market = market
+        self._market = MARKETS[market]
+        self.base_url = check_base_url(base_url or self._market.rest_url)
         self._step_ms = interval_ms(interval)
         self._rules = rules or NetworkRules()
-        self._throttle = Throttle(max_wait_ms=round(self._rules.max_wait_s * 1000))
+        self._throttle = Throttle(
+            weight_limit=self._market.weight_limit, max_wait_ms=round(self._rules.max_wait_s * 1000)
+        )
         self._clock = clock or MachineClock()
         self._host_clock = HostClock(self._clock)
         self._rng = rng or random.Random()  # noqa: S311 -- jitter is not a secret
@@ -162,16 +168,24 @@ class BinanceSource:
         return info.symbols if info else ()
 
     def extent(self, symbol: str) -> TimeRange:
-        """Return the range from a symbol's first open time, which is requested, to the end of its newest closed candle.
+        """Return the range from a symbol's first open time to the end of its newest closed candle; both are requested.
+
+        The newest candle of a symbol that is traded no more is an old one.
 
         Raises:
-            InputError: The symbol is unknown, or it has no candle.
+            InputError: The symbol is unknown, or it has no closed candle.
         """
         self._check_new_symbols([symbol])
-        rows = self._run(lambda client: RestPages(client, self.interval).fetch_first(symbol, 0, limit=1))
-        if rows.is_empty():
+        closed_ms = floor_to_grid(self.clock_ms((symbol,)), self._step_ms)
+
+        async def fetch_both(client: HttpClient) -> tuple[pl.DataFrame, int | None]:
+            pages = self._pages(client)
+            return await pages.fetch_first(symbol, 0, limit=1), await pages.find_last(symbol, closed_ms)
+
+        rows, last_ms = self._run(fetch_both)
+        if rows.is_empty() or last_ms is None:
             raise InputError(f"{self.host} has no candles of {symbol}")
-        return TimeRange(int(times_ms(rows).min()), floor_to_grid(self.clock_ms((symbol,)), self._step_ms))
+        return TimeRange(int(times_ms(rows).min()), floor_to_grid(last_ms, self._step_ms) + self._step_ms)
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Request the closed candles that open inside the window; the day cache is not used."""
@@ -183,11 +197,13 @@ class BinanceSource:
         end_ms = floor_to_grid(self.clock_ms(tuple(windows)), self._step_ms)
         closed = {s: TimeRange(window.start_ms, min(window.end_ms, end_ms)) for s, window in windows.items()}
         plans = {
-            s: plan_pages(window, self._step_ms) for s, window in closed.items() if window.start_ms < window.end_ms
+            s: plan_pages(window, self._step_ms, candles=self._market.page_candles)
+            for s, window in closed.items()
+            if window.start_ms < window.end_ms
         }
 
         async def fetch_all(client: HttpClient) -> dict[str, list[pl.DataFrame]]:
-            pages = RestPages(client, self.interval)
+            pages = self._pages(client)
             async with task_group() as group:
                 tasks = {s: [group.create_task(pages.fetch_page(s, p)) for p in plan] for s, plan in plans.items()}
             return {s: [task.result() for task in of_symbol] for s, of_symbol in tasks.items()}
@@ -221,14 +237,20 @@ class BinanceSource:
             clock=self._clock,
             throttle=self._throttle,
             traffic=self._traffic,
+            page_candles=self._market.page_candles,
+            unit_days=self._unit_days,
         )
         return download_days(job, symbols, window, data_dir=data_dir, refresh=refresh, progress=progress)
+
+    def _pages(self, client: HttpClient) -> RestPages:
+        """Return what requests pages of this source's candles with an open client."""
+        return RestPages(client, self.interval, self._market)
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[DownloadSession]:
         """Open a client of the REST host for one download."""
         async with self._client() as client:
-            pages = RestPages(client, self.interval)
+            pages = self._pages(client)
             yield DownloadSession(pages, odd=pages.odd)
 
     def _check_new_symbols(self, symbols: Iterable[str]) -> None:
@@ -239,8 +261,14 @@ class BinanceSource:
 
     @property
     def cache_name(self) -> str:
-        """Name of this source's folder in the day cache: the candles of another host are those of another market."""
-        return self.name if self.base_url == PUBLIC_REST else f"{self.name}@{cache_folder_name(self.host)}"
+        """Name of this source's folder in the day cache: another market and another host have other candles."""
+        kind = self._cache_kind
+        return kind if self.base_url == self._market.rest_url else f"{kind}@{cache_folder_name(self.host)}"
+
+    @property
+    def _cache_kind(self) -> str:
+        """Beginning of `cache_name`: the source and, except for spot, the market, such as "binance-usdm"."""
+        return self.name if self.market == SPOT else f"{self.name}-{self.market}"
 
     def _client(self) -> HttpClient:
         """Return a client of the REST host; all of them share throttle, clock and traffic."""
@@ -271,7 +299,8 @@ class BinanceSource:
                 raise MalformedError("the answer has no time")
             return time_ms
 
-        query = Query("/api/v3/time", subject="its time", weight=_TIME_WEIGHT, max_bytes=_MAX_TIME_BYTES)
+        path, weight = f"{self._market.api}time", self._market.time_weight
+        query = Query(path, subject="its time", weight=weight, max_bytes=_MAX_TIME_BYTES)
         return await client.get(query, parse)
 
     async def _request_info(self, client: HttpClient, symbols: tuple[str, ...]) -> _ExchangeInfo | None:
@@ -280,16 +309,17 @@ class BinanceSource:
         def parse(answer: Answer) -> _ExchangeInfo | None:
             if answer.status == 400 and read_error(answer.body)[0] != _NO_SUCH_SYMBOL:
                 raise SourceError(f"{self.host}: exchangeInfo: HTTP 400: {answer.body[:200]!r}")
-            return None if answer.status == 400 else _read_info(answer, self.host)
+            return None if answer.status == 400 else _read_info(answer, self.host, self._market)
 
+        by_symbol = bool(symbols) and self._market.info_by_symbol
         query = Query(
-            "/api/v3/exchangeInfo",
+            f"{self._market.api}exchangeInfo",
             subject="exchangeInfo",
-            weight=_INFO_WEIGHT,
+            weight=self._market.info_weight,
             max_bytes=_MAX_INFO_BYTES,
-            params={"symbols": json.dumps(symbols, separators=(",", ":"))} if symbols else {},
+            params={"symbols": json.dumps(symbols, separators=(",", ":"))} if by_symbol else {},
         )
-        return await client.get(query, parse, accept=(400,) if symbols else ())
+        return await client.get(query, parse, accept=(400,) if by_symbol else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,19 +329,21 @@ class RestPages:
     Attributes:
         client: The open client.
         interval: The interval.
+        market: The market.
         odd: The odd rows received so far; see `split_odd`.
     """
 
     client: HttpClient
     interval: str
+    market: Market = MARKETS[SPOT]
     odd: OddDays = field(default_factory=lambda: defaultdict(OddRows))
 
     async def fetch_page(self, symbol: str, window: TimeRange) -> pl.DataFrame:
-        """Request a window of at most PAGE_CANDLES candles; return the host's rows in its order, without odd rows.
+        """Request a window of at most `market.page_candles` candles; return the host's rows in its order.
 
-        Rows outside the window are kept; an answer with only such rows is requested again.
+        Odd rows are left out. Rows outside the window are kept; an answer with only such rows is requested again.
         """
-        params = {"startTime": window.start_ms, "endTime": window.end_ms - 1, "limit": PAGE_CANDLES}
+        params = {"startTime": window.start_ms, "endTime": window.end_ms - 1, "limit": self.market.page_candles}
         return (await self._get(symbol, f"{symbol} from {window}", params, window)).rows
 
     async def fetch_first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
@@ -326,7 +358,13 @@ class RestPages:
             rows = page.rows.filter(times_ms(page.rows) >= start_ms)
             if rows.height or not page.ts_ms.size:
                 return rows
-            start_ms, limit = int(page.ts_ms.max()) + 1, PAGE_CANDLES
+            start_ms, limit = int(page.ts_ms.max()) + 1, self.market.page_candles
+
+    async def find_last(self, symbol: str, end_ms: int) -> int | None:
+        """Request the newest row that opens before `end_ms`, ms UTC; return its open time, or None without any."""
+        params = {"endTime": end_ms - 1, "limit": 1}
+        page = await self._get(symbol, f"{symbol} before {format_ms(end_ms)}", params, TimeRange(0, end_ms))
+        return int(page.ts_ms.max()) if page.ts_ms.size else None
 
     async def _get(self, symbol: str, subject: str, params: dict[str, int], window: TimeRange) -> Page:
         """Request klines, and keep their odd rows; an answer entirely outside the window is requested again.
@@ -339,13 +377,13 @@ class RestPages:
             inside = (page.ts_ms >= window.start_ms) & (page.ts_ms < window.end_ms)
             if page.ts_ms.size and not inside.any():
                 raise MalformedError("all candles of the answer are outside what was asked for")
-            add_odd(self.odd, symbol, page.odd, interval=self.interval)
+            add_odd(self.odd, symbol, page.odd)
             return page
 
         query = Query(
-            "/api/v3/klines",
+            f"{self.market.api}klines",
             subject=subject,
-            weight=_PAGE_WEIGHT,
+            weight=self.market.page_weight(params["limit"]),
             max_bytes=MAX_PAGE_BYTES,
             params={"symbol": symbol, "interval": self.interval, **params},
             symbol=symbol,
@@ -375,21 +413,28 @@ def _parse_object(answer: Answer, host: str) -> dict[str, Json]:
     return document
 
 
-def _read_info(answer: Answer, host: str) -> _ExchangeInfo:
-    """Read an answer with exchangeInfo; MalformedError if a part that is used is missing."""
+def _read_info(answer: Answer, host: str, market: Market) -> _ExchangeInfo:
+    """Read an answer with exchangeInfo; MalformedError if a part that is used is missing.
+
+    Of futures, only perpetuals count: delivery futures pay no funding and end.
+    """
     match _parse_object(answer, host):
         case {"serverTime": int(server_ms), "rateLimits": list(limits), "symbols": list(listed)}:
-            names = [s["symbol"] for s in listed if isinstance(s, dict) and "symbol" in s]
+            objects = [s for s in listed if isinstance(s, dict) and "symbol" in s]
+            if market.has_funding:
+                # PERPETUAL, and TRADIFI_PERPETUAL of shares and metals.
+                objects = [s for s in objects if str(s.get("contractType")).endswith("PERPETUAL")]
+            names = (s["symbol"] for s in objects)
             symbols = sorted(name for name in names if isinstance(name, str))
-            return _ExchangeInfo(server_ms, _find_weight_limit(limits), tuple(symbols))
+            return _ExchangeInfo(server_ms, _find_weight_limit(limits, market), tuple(symbols))
     raise MalformedError("the answer lacks time, limits or symbols")
 
 
-def _find_weight_limit(rate_limits: list[Json]) -> int:
-    """Return the request weight allowed per minute; Binance's usual one if `rate_limits` has no plausible value."""
+def _find_weight_limit(rate_limits: list[Json], market: Market) -> int:
+    """Return the request weight allowed per minute; the market's usual one if `rate_limits` has no plausible value."""
     for limit in rate_limits:
         match limit:
             case {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": int(weight)}:
                 if 0 < weight < 10**7:
                     return weight
-    return DEFAULT_WEIGHT_LIMIT
+    return market.weight_limit

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mltrain.names import SYMBOL
-from mltrain.sources.day_cache import FOLDER, SOURCE_FOLDER, is_day_file, lock_cache, remove_files
+from mltrain.sources.day_cache import FOLDER, SOURCE_FOLDER, lock_cache, read_day_file, remove_files
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.temps import sweep_temps
-from mltrain.times import INTERVALS_MS, parse_time
+from mltrain.times import DAY_MS, INTERVALS_MS, day_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from mltrain.times import TimeRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +60,29 @@ class Pruned:
 def list_cache(data_dir: Path) -> tuple[CacheRow, ...]:
     """List the cached days, one row per source, symbol and interval in this order; no file is verified."""
     rows = []
-    for folder, size_bytes in _day_folders(data_dir / FOLDER):
-        if not size_bytes:
+    for folder, files in _day_folders(data_dir / FOLDER):
+        if not files:
             continue
-        days = sorted(name[:10] for name in size_bytes if name.endswith(".parquet") and ".part." not in name)
+        whole = [days for name, (days, _) in files.items() if name.endswith(".parquet") and ".part." not in name]
         source, symbol, interval = folder.parts[-3:]
-        first, last = (days[0], days[-1]) if days else ("", "")
-        rows.append(CacheRow(source, symbol, interval, len(days), first, last, sum(size_bytes.values())))
+        first = day_name(min(days.start_ms for days in whole)) if whole else ""
+        last = day_name(max(days.end_ms for days in whole) - DAY_MS) if whole else ""
+        rows.append(
+            CacheRow(
+                source, symbol, interval, sum(map(_count, whole)), first, last, sum(size for _, size in files.values())
+            )
+        )
     return tuple(rows)
 
 
-def prune_cache(data_dir: Path, is_removable: Callable[[str, str, int], bool], *, dry_run: bool = False) -> Pruned:
+def prune_cache(
+    data_dir: Path, is_removable: Callable[[str, str, TimeRange], bool], *, dry_run: bool = False
+) -> Pruned:
     """Remove cached days; a later snapshot downloads them again.
 
     Args:
         data_dir: The data folder.
-        is_removable: Given a symbol, an interval and the start of a UTC day in ms, returns whether to remove that day.
+        is_removable: Given a symbol, an interval and the UTC days of a file, returns whether to remove them.
         dry_run: Remove nothing, and return what would be removed.
 
     Raises:
@@ -83,26 +92,32 @@ def prune_cache(data_dir: Path, is_removable: Callable[[str, str, int], bool], *
     if not (data_dir / FOLDER).is_dir():
         return Pruned(0, 0)
     with lock_cache(data_dir, "pruning the cache") as cache:
-        for folder, size_bytes in _day_folders(cache):
+        for folder, files in _day_folders(cache):
             sweep_temps(folder)
             symbol, interval = folder.parts[-2:]
-            old = [name for name in size_bytes if is_removable(symbol, interval, parse_time(name[:10]))]
+            old = [name for name, (of_file, _) in files.items() if is_removable(symbol, interval, of_file)]
             # Metadata first: a day without metadata is absent, metadata without its day would be reported as damaged.
             by_metadata = sorted(old, key=lambda name: (not name.endswith(".json"), name))
             remove_files(folder / name for name in by_metadata if not dry_run)
-            days += sum(name.endswith(".json") for name in old)
-            freed_bytes += sum(size_bytes[name] for name in old)
+            days += sum(_count(files[name][0]) for name in old if name.endswith(".json"))
+            freed_bytes += sum(files[name][1] for name in old)
     return Pruned(days, freed_bytes)
 
 
-def _day_folders(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
-    """Yield each folder of cached days, and the size in bytes of each day's files in it, by file name."""
+def _count(days: TimeRange) -> int:
+    """Return the number of days in a range of UTC days."""
+    return (days.end_ms - days.start_ms) // DAY_MS
+
+
+def _day_folders(cache: Path) -> Iterator[tuple[Path, dict[str, tuple[TimeRange, int]]]]:
+    """Yield each folder of cached days, and by name the UTC days and the size in bytes of each file in it."""
     for source in _subfolders(cache, SOURCE_FOLDER):
         for symbol in _subfolders(source, SYMBOL):
             for interval in _subfolders(symbol, re.compile("|".join(INTERVALS_MS))):
                 with disk_errors(interval, "list"), os.scandir(interval) as entries:
-                    stats = {e.name: e.stat(follow_symlinks=False) for e in entries if is_day_file(e.name)}
-                yield interval, {name: s.st_size for name, s in stats.items() if stat.S_ISREG(s.st_mode)}
+                    found = [(e.name, days, e) for e in entries if (days := read_day_file(e.name)) is not None]
+                    stats = [(name, days, e.stat(follow_symlinks=False)) for name, days, e in found]
+                yield interval, {name: (days, s.st_size) for name, days, s in stats if stat.S_ISREG(s.st_mode)}
 
 
 def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[Path]:

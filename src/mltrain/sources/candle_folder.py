@@ -18,6 +18,7 @@ from mltrain.names import join_first, show, show_path
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.manifest import MANIFEST
+from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +98,17 @@ def list_candle_files(folder: Path) -> FolderListing:
         raise _no_candle_file(listing)
     listing.files = _reread_numbered(sorted(listing.files, key=lambda file: file.path), real_path(folder).parts[1:])
     return listing
+
+
+def find_interval(folder: Path) -> str | None:
+    """Return the interval that the names of all candle files in a folder state; None if they state none, or several.
+
+    Raises:
+        InputError: As `list_candle_files`.
+    """
+    stated = {file.named.interval for file in list_candle_files(folder).files}
+    interval = stated.pop() if len(stated) == 1 else None
+    return interval if interval in INTERVALS_MS else None
 
 
 def _reread_numbered(files: list[FoundFile], above: tuple[str, ...]) -> list[FoundFile]:

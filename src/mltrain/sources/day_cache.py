@@ -1,5 +1,8 @@
 """The cache of downloaded days, shared by all snapshots: `cache/<source>/<SYMBOL>/<interval>/<UTC day>.parquet`.
 
+Candles of an hour or longer are few, so a file holds several days of them: `2025-09-30_30d.parquet` begins on that day.
+Such a run of days is called a day here, too.
+
 Each day has a metadata file, `<UTC day>.json`, which is written after it, names its source, symbol and interval, and
 holds the hash of the day's file and of itself. A day whose bytes and metadata do not agree counts as absent and is
 downloaded again. A day that is not over is kept as `<UTC day>.part.parquet` until it is whole.
@@ -42,7 +45,7 @@ from mltrain.storage.locks import lock_folder
 from mltrain.storage.reading import read_file
 from mltrain.storage.temps import sweep_temps
 from mltrain.storage.writing import atomic_write_all
-from mltrain.times import DAY_MS, SECOND_MS, cache_day_ms, day_name, floor_to_grid, interval_ms, parse_time
+from mltrain.times import DAY_MS, HOUR_MS, SECOND_MS, TimeRange, day_name, floor_to_grid, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,9 +55,12 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "cache"
 
-SOURCE_FOLDER: Final = re.compile(r"[a-z]{2,20}(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
-_DAY_FILE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.part)?\.(?:parquet|json)")
+SOURCE_FOLDER: Final = re.compile(r"[a-z]{2,20}(?:-[a-z]{2,20})?(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
+_DAY_FILE: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:_([1-9][0-9]{0,4})d)?(?:\.part)?\.(?:parquet|json)")
 _MAX_METADATA_BYTES: Final = 4096
+# Candles of an hour or longer in one file: a month of 1h. Ten years of 1d in files of one candle took 36 s a symbol,
+# most of it for 7,300 syncs.
+_UNIT_CANDLES: Final = 720
 # 1,440 candles take 70 kB, the 86,400 of a day of 1s candles 4.2 MB.
 _MAX_DAY_BYTES: Final = 16 << 20
 
@@ -64,11 +70,9 @@ _MAX_DAY_BYTES: Final = 16 << 20
 class CachedDay:
     """A day of one symbol, or its beginning, as its metadata file describes it.
 
-    A day of 3d or 1w candles is one candle long: see `mltrain.times.cache_day_ms`.
-
     Attributes:
         day_ms: The midnight at which it begins, ms UTC.
-        until_ms: End of the requested range, ms UTC: the next midnight if the day is whole.
+        until_ms: End of the requested range, ms UTC: the midnight after its last day if it is whole.
         origin: "rest", or "archive" and the SHA-256 of the zip.
         gaps_rechecked: Whether its gaps were requested a second time, or it has none.
         fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds in the cache.
@@ -76,6 +80,7 @@ class CachedDay:
         closed_early: How many of its candles closed before their interval ended.
         rows: How many candles its file has; set by `SymbolDays.write`.
         sha256: SHA-256 of its file; empty without rows, which have no file.
+        days: Number of UTC days that it spans if it is whole; see `cached_unit_days`.
     """
 
     day_ms: Annotated[int, Encoded(str, parse_time, day_name), Key("day")]
@@ -88,16 +93,31 @@ class CachedDay:
     closed_early: Annotated[int, Limits(0), OMIT_DEFAULT] = 0
     rows: Annotated[int, Limits(0), REQUIRED] = 0
     sha256: Annotated[str, re.compile(f"{SHA256.pattern}|"), REQUIRED] = ""
+    days: Annotated[int, Limits(1, 99_999), OMIT_DEFAULT] = 1
 
     @property
     def is_whole(self) -> bool:
-        """Whether it reaches the end of the day."""
-        return self.until_ms - self.day_ms >= DAY_MS
+        """Whether it reaches the end of its last day."""
+        return self.until_ms - self.day_ms >= self.days * DAY_MS
 
     @property
     def name(self) -> str:
         """Name of its files without the ending, such as "2025-10-15.part"."""
-        return day_name(self.day_ms) + ("" if self.is_whole else ".part")
+        return _whole_name(self.day_ms, self.days) + ("" if self.is_whole else ".part")
+
+
+def _whole_name(day_ms: int, days: int) -> str:
+    """Return the name of the files of a whole day without the ending, such as "2025-09-30_30d"."""
+    return day_name(day_ms) + (f"_{days}d" if days > 1 else "")
+
+
+def cached_unit_days(step_ms: int) -> int:
+    """Return how many UTC days of candles of `step_ms` one file of the cache holds.
+
+    >>> cached_unit_days(60_000), cached_unit_days(3_600_000), cached_unit_days(86_400_000)
+    (1, 30, 720)
+    """
+    return 1 if step_ms < HOUR_MS else _UNIT_CANDLES * step_ms // DAY_MS
 
 
 @contextmanager
@@ -116,24 +136,35 @@ class SymbolDays:
         folder: Folder of the days' files.
         symbol: The symbol.
         interval: Interval of the candles.
+        unit_days: How many UTC days one file holds.
     """
 
-    def __init__(self, cache: Path, source: str, symbol: str, interval: str) -> None:
+    def __init__(self, cache: Path, source: str, symbol: str, interval: str, *, unit_days: int = 1) -> None:
         if SOURCE_FOLDER.fullmatch(source) is None or SYMBOL.fullmatch(symbol) is None:
             raise ValueError(f"{source!r} and {symbol!r} do not name a folder of the cache")
         self._owner = f"{source}/{symbol}/{interval}"
         self.folder = cache / self._owner
         self.symbol = symbol
         self.interval = interval
+        self.unit_days = unit_days
 
     def open_for_writing(self) -> None:
-        """Make the folder if it is missing, and remove the temporary files of a killed writer."""
+        """Make the folder if it is missing, and remove the temporary files of a killed writer.
+
+        Files of another number of days are removed, too: an earlier version kept each day of 1h candles in a file.
+        """
         make_folder(self.folder)
         sweep_temps(self.folder)
+        others = []
         with disk_errors(self.folder, "list"), os.scandir(self.folder) as entries:
             for entry in entries:
-                if is_day_file(entry.name) and entry.is_dir(follow_symlinks=False):
+                days = read_day_file(entry.name)
+                if days is not None and entry.is_dir(follow_symlinks=False):
                     raise InputError(f"{entry.path} is a folder, where a cached day belongs", hint="move it away")
+                if days is not None and days.end_ms - days.start_ms != self.unit_days * DAY_MS:
+                    others.append(self.folder / entry.name)
+        # Metadata first, as when the cache is pruned.
+        remove_files(sorted(others, key=lambda path: path.suffix != ".json"))
 
     def find(self, day_ms: int) -> tuple[CachedDay | None, str]:
         """Find the cached day of a midnight, ms UTC, whole or in part, and check its file against its metadata.
@@ -142,7 +173,8 @@ class SymbolDays:
             The day, or None if it is absent or damaged; and a description of the damage, or "".
         """
         damage = ""
-        for name in (day_name(day_ms), f"{day_name(day_ms)}.part"):
+        whole = _whole_name(day_ms, self.unit_days)
+        for name in (whole, f"{whole}.part"):
             if not os.path.lexists(self.folder / f"{name}.json"):
                 continue
             try:
@@ -204,7 +236,7 @@ class SymbolDays:
             atomic_write_all(self.folder, files)
         if days:
             atomic_write_all(self.folder, {f"{day.name}.json": _write_metadata(day, self._owner) for day in days})
-        parts = [f"{day_name(day.day_ms)}.part.{end}" for day in days if day.is_whole for end in ("json", "parquet")]
+        parts = [f"{day.name}.part.{end}" for day in days if day.is_whole for end in ("json", "parquet")]
         remove_files(self.folder / name for name in (*parts, *(f"{day.name}.parquet" for day in days if not day.rows)))
 
     def _read_metadata(self, name: str) -> CachedDay:
@@ -254,7 +286,7 @@ def _parse_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> Cac
     if metadata.of != owner:
         raise InputError(f"{where}: is not metadata of {owner}")
     day = read_record(Located(dict(metadata.day), where), CachedDay)
-    length_ms = cache_day_ms(step_ms)
+    length_ms = day.days * DAY_MS
     is_on_grid = (day.day_ms, day.until_ms) == (
         floor_to_grid(day.day_ms, length_ms),
         floor_to_grid(day.until_ms, step_ms),
@@ -270,13 +302,17 @@ def _parse_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> Cac
     return day
 
 
-def is_day_file(name: str) -> bool:
-    """Return whether `name` is that of a cached day's file or metadata, such as "2025-10-15.part.json"."""
+def read_day_file(name: str) -> TimeRange | None:
+    """Return the UTC days of a cached file or its metadata, by a name such as "2025-10-15.part.json"; else None."""
+    match = _DAY_FILE.fullmatch(name)
+    if match is None:
+        return None
     try:
-        return _DAY_FILE.fullmatch(name) is not None and parse_time(name[:10]) >= 0
+        start_ms = parse_time(match[1])
     except UsageError:
         # Such as a 31st of February.
-        return False
+        return None
+    return TimeRange(start_ms, start_ms + int(match[2] or 1) * DAY_MS)
 
 
 def remove_files(paths: Iterable[Path]) -> None:

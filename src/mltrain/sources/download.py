@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mltrain.candles.frame import times_ms
 from mltrain.sources.async_run import run_async, run_in_threads
-from mltrain.sources.day_cache import SymbolDays, lock_cache
+from mltrain.sources.day_cache import SymbolDays, cached_unit_days, lock_cache
 from mltrain.sources.klines import PAGE_CANDLES, plan_pages
 from mltrain.sources.source import DownloadResult, SymbolTraffic, TrafficReport
 from mltrain.sources.symbol_download import SymbolDownload
@@ -86,6 +86,9 @@ class DownloadJob:
         throttle: Source of the reported weights and waits.
         traffic: Source of the reported requests and bytes.
         page_candles: The most candles that one answer holds.
+        unit_days: How many UTC days one file of the cache holds; None: as many as `cached_unit_days` says.
+        empty_is_end: Whether an empty answer to `fetch_first` means that no later candle exists. Otherwise it says
+            nothing about candles more than `limit` intervals later.
     """
 
     host: str
@@ -98,6 +101,8 @@ class DownloadJob:
     throttle: Throttle
     traffic: Traffic
     page_candles: int = PAGE_CANDLES
+    unit_days: int | None = None
+    empty_is_end: bool = True
 
 
 @contextmanager
@@ -109,10 +114,14 @@ def download_days(
     The cache is locked while the block lasts, in which the result reads all candles of the window from it.
     """
     start_s = job.clock.monotonic_s()
+    unit_days = job.unit_days or cached_unit_days(interval_ms(job.interval))
     with lock_cache(data_dir, f"downloading from {job.host}") as cache:
         downloads = {
             symbol: SymbolDownload(
-                SymbolDays(cache, job.cache_name, symbol, job.interval), window, host=job.host, clock_ms=job.clock_ms
+                SymbolDays(cache, job.cache_name, symbol, job.interval, unit_days=unit_days),
+                window,
+                host=job.host,
+                clock_ms=job.clock_ms,
             )
             for symbol in symbols
         }
@@ -259,9 +268,10 @@ class _RequestQueue:
             rows = await self._session.pages.fetch_first(download.symbol, start_ms, limit=limit)
             # The candle that is still open comes too, and differs each time.
             download.late_rows.append(rows.filter(times_ms(rows) < floor_to_grid(self._job.clock_ms, self._step_ms)))
-            if rows.is_empty():
+            if rows.is_empty() and self._job.empty_is_end:
                 break
-            answered_ms = int(times_ms(rows).max()) + self._step_ms
+            last_ms = start_ms + (limit - 1) * self._step_ms if rows.is_empty() else int(times_ms(rows).max())
+            answered_ms = last_ms + self._step_ms
             while unanswered and unanswered[0].start_ms < answered_ms:
                 gap = unanswered.popleft()
                 if gap.end_ms > answered_ms:
@@ -281,8 +291,10 @@ class _RequestQueue:
         download.end_s = self._job.clock.monotonic_s()
         download.rows_received += received
         rate = sum(each.rows_received for each in self._downloads) / max(download.end_s - self._start_s, 1e-3)
-        weight = f"weight {self._job.throttle.used_weight} of {self._job.throttle.weight_limit}"
-        self._progress.advance(requested, stage=download.symbol, note=f"{rate:,.0f} rows/s, {weight}")
+        throttle = self._job.throttle
+        # An exchange without a limit of weight has none to show.
+        weight = f", weight {throttle.used_weight} of {throttle.weight_limit}" if throttle.weight_limit else ""
+        self._progress.advance(requested, stage=download.symbol, note=f"{rate:,.0f} rows/s{weight}")
 
 
 def _report_traffic(job: DownloadJob, downloads: Sequence[SymbolDownload], start_s: float) -> TrafficReport:

@@ -29,6 +29,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
 from mltrain.candles.layouts import read_rows
 from mltrain.candles.symbols import canonical_symbol
 from mltrain.candles.tables import MAX_FILE_BYTES
+from mltrain.candles.time_zones import check_time_zone
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, join_first, show, show_path
 from mltrain.sources.candle_folder import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.candles.layouts import CandleRows
     from mltrain.candles.understood import FileLayout
     from mltrain.sources.candle_folder import FoundFile, SymbolFiles
 
@@ -64,17 +66,21 @@ class FilesSource(LocalSource):
     Attributes:
         folder: The folder of the files.
         interval: Interval that their candles must have.
+        market: Empty: files may be of any market.
         now_ms: The machine's time, ms UTC; None: every candle is closed.
+        timezone: Zone of times that state none, such as "Europe/Berlin" or "+03:00"; None: UTC.
 
     Raises:
         InputError: The folder is missing, is not a folder, or has no candle file.
-        UsageError: The interval is unknown.
+        UsageError: The interval or the zone is unknown.
     """
 
-    def __init__(self, folder: Path, interval: str, *, now_ms: int | None = None) -> None:
+    def __init__(self, folder: Path, interval: str, *, now_ms: int | None = None, timezone: str | None = None) -> None:
         self.folder = folder
         self.interval = interval
+        self.market = ""
         self.now_ms = now_ms
+        self.timezone = None if timezone is None else check_time_zone(timezone)
         self._step_ms = interval_ms(interval)
         self._listing = list_candle_files(folder)
         # By symbol; None until the files that do not name a pair have been looked into.
@@ -87,6 +93,7 @@ class FilesSource(LocalSource):
         self._odd: dict[str, set[int]] = {}
         self._empty: dict[str, list[str]] = {}
         self._layouts: dict[Path, FileLayout] = {}
+        self._counting_contracts: set[Path] = set()
 
     @property
     def name(self) -> str:
@@ -155,6 +162,7 @@ class FilesSource(LocalSource):
                 else:
                     files.append(replace(file, named=named))
             self._grouped = group_by_symbol(files, self.interval)
+            self._counting_contracts = {file.path for file in files if file.named.counts_contracts}
             if not self._grouped:
                 raise InputError(
                     f"{self.folder} holds no candle file whose name has a symbol: "
@@ -171,7 +179,7 @@ class FilesSource(LocalSource):
         if file.named.interval not in {None, self.interval}:
             return None
         try:
-            read = read_rows(_read_bytes(file.path), name=file.path.name, where=file.place, step_ms=self._step_ms)
+            read = self._read_rows(file.path, _read_bytes(file.path), where=file.place)
         except InputError:
             return None
         spellings = read.layout.symbols if read.layout is not None else ()
@@ -308,7 +316,7 @@ class FilesSource(LocalSource):
         """Read a file's closed candles in its order, and keep for `notes` what is left out."""
         data = _read_bytes(path)
         where = f"{path}: {symbol}"
-        read = read_rows(data, name=path.name, where=where, step_ms=self._step_ms)
+        read = self._read_rows(path, data, where=where, counts_contracts=path in self._counting_contracts)
         rows = read.rows
         if read.layout is not None:
             _check_symbol(read.layout, symbol, where)
@@ -325,6 +333,17 @@ class FilesSource(LocalSource):
             return rows
         self._open[symbol].update(ts_ms[~closed].tolist())
         return rows.filter(closed)
+
+    def _read_rows(self, path: Path, data: bytes, *, where: str, counts_contracts: bool = False) -> CandleRows:
+        """Return the rows in the bytes of a file, called `where` in messages; see `read_rows`."""
+        return read_rows(
+            data,
+            name=path.name,
+            where=where,
+            step_ms=self._step_ms,
+            timezone=self.timezone,
+            counts_contracts=counts_contracts,
+        )
 
     def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
         """Leave out the odd rows of the exchange's history that open off the grid; see `split_odd`.

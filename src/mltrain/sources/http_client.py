@@ -56,6 +56,8 @@ _REFUSED_HINTS: Final = {
     404: "check the address given by --base-url",
     451: "it does not serve your region; the public market data host, data-api.binance.vision, serves most",
 }
+# The futures market has no second public host.
+_FUTURES_REGION_HINT: Final = "it does not serve your region, and there is no other public host for futures"
 
 
 class MalformedError(ValueError):
@@ -199,7 +201,7 @@ class HttpClient:
             httpx.URL(self.base_url).host  # noqa: B018 -- parses it, and so finds a wrong "xn--"
         except (httpx.InvalidURL, UnicodeError) as err:
             raise UsageError(f"{show(self.base_url)} cannot be the address of an exchange: {err}") from err
-        self._verify = not self.base_url.startswith("http://") and _ssl_context(self._rules.ca_file)
+        self._verify = not self.base_url.startswith("http://") and ssl_context(self._rules.ca_file)
         return self
 
     async def __aexit__(
@@ -253,8 +255,7 @@ class HttpClient:
         """
         for attempt in range(MAX_RETRIES + 1):
             if attempt:
-                pause_s = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
-                await self._clock.sleep(pause_s * (0.5 + self._rng.random()))
+                await self._clock.sleep(retry_pause_s(attempt, self._rng))
             try:
                 answer = await self._send_throttled(query)
                 if answer.status < 500:
@@ -377,7 +378,9 @@ class HttpClient:
             )
         code, text = read_error(answer.body)
         detail = f": {code} {ascii(text)[:_MAX_SHOWN_CHARACTERS]}" if text else ""
-        return SourceError(f"{where}: HTTP {status}{detail}", hint=_REFUSED_HINTS.get(status))
+        is_futures_region = status == 451 and query.path.startswith("/fapi/")
+        hint = _FUTURES_REGION_HINT if is_futures_region else _REFUSED_HINTS.get(status)
+        return SourceError(f"{where}: HTTP {status}{detail}", hint=hint)
 
     def _retry_hint(self, failure: str) -> str:
         """Return the hint for a request that failed every time, the last time with this failure."""
@@ -386,6 +389,11 @@ class HttpClient:
         if self._rules.proxy_unused:
             return "the environment names a proxy, which is not used unless you pass --use-env-proxy"
         return "is this machine online? another host is named by --base-url; what came is kept"
+
+
+def retry_pause_s(attempt: int, rng: random.Random) -> float:
+    """Return the pause in seconds before the `attempt`-th retry of a request, from 1; `rng` jitters it."""
+    return min(_FIRST_PAUSE_S * 2.0 ** (attempt - 1), _LONGEST_PAUSE_S) * (0.5 + rng.random())
 
 
 def read_error(body: bytes) -> tuple[int, str]:
@@ -403,7 +411,7 @@ def _reported_weight(answer: Answer) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def _ssl_context(ca_file: Path | None) -> ssl.SSLContext:
+def ssl_context(ca_file: Path | None) -> ssl.SSLContext:
     """Return the context that decides which certificates to trust, made once for all connections."""
     import httpx
 

@@ -23,10 +23,10 @@ from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, times_ms
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.sources.http_client import MalformedError
-from mltrain.times import INTERVALS_MS, MICROS_FROM, TimeRange, cache_day_ms, floor_to_grid, format_ms
+from mltrain.times import DAY_MS, INTERVALS_MS, MICROS_FROM, TimeRange, floor_to_grid, format_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -83,17 +83,23 @@ class OddRows:
         return left_out, closed_early
 
 
-#: Odd rows by symbol and beginning of the cached day, ms UTC; a row received several times counts once.
+#: Odd rows by symbol and UTC midnight, ms; a row received several times counts once.
 OddDays: TypeAlias = defaultdict[tuple[str, int], OddRows]
 
 
-def add_odd(days: OddDays, symbol: str, odd: OddRows, *, interval: str) -> None:
-    """Add the odd rows of a symbol's candles of an interval to `days`, by the cached day in which they open."""
-    length_ms = cache_day_ms(INTERVALS_MS[interval])
+def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
+    """Add the odd rows of a symbol to `days`, by the UTC day in which they open."""
     for ts_ms in odd.left_out:
-        days[symbol, floor_to_grid(ts_ms, length_ms)].left_out.add(ts_ms)
+        days[symbol, floor_to_grid(ts_ms, DAY_MS)].left_out.add(ts_ms)
     for ts_ms in odd.closed_early:
-        days[symbol, floor_to_grid(ts_ms, length_ms)].closed_early.add(ts_ms)
+        days[symbol, floor_to_grid(ts_ms, DAY_MS)].closed_early.add(ts_ms)
+
+
+def count_odd(days: Mapping[tuple[str, int], OddRows], symbol: str, window: TimeRange) -> tuple[int, int]:
+    """Return the numbers of a symbol's rows left out and of its candles closed early that open inside a window."""
+    midnights = range(floor_to_grid(window.start_ms, DAY_MS), window.end_ms, DAY_MS)
+    counts = [odd.count(window) for day_ms in midnights if (odd := days.get((symbol, day_ms))) is not None]
+    return sum(left_out for left_out, _ in counts), sum(closed_early for _, closed_early in counts)
 
 
 def plan_pages(window: TimeRange, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[TimeRange]:

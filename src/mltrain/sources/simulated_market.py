@@ -41,6 +41,7 @@ import polars as pl
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
 from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
+from mltrain.sources.markets import MARKETS, SPOT
 from mltrain.sources.source import LocalSource, check_known
 from mltrain.sources.source_spec import SIGNALS
 from mltrain.times import (
@@ -122,18 +123,22 @@ class SimSource(LocalSource):
         seed: Seed of the market.
         signal: How predictable the market is: a key of STRENGTH.
         end_ms: Time of its clock, ms UTC; None: CLOCK_MS.
+        market: "spot" or "usdm": their prices have nothing in common.
     """
 
     interval: str = "1m"
     seed: int = 0
     signal: str = "none"
     end_ms: int | None = None
+    market: str = SPOT
 
     def __post_init__(self) -> None:
         """Raise UsageError for a clock outside the exchange's life, or an unknown interval or signal."""
         interval_ms(self.interval)
         if self.signal not in SIGNALS:
             raise UsageError(f"signal {show(self.signal)} is unknown", hint=did_you_mean(self.signal, SIGNALS))
+        if self.market not in MARKETS:
+            raise UsageError(f"market {show(self.market)} is unknown", hint=did_you_mean(self.market, tuple(MARKETS)))
         first_ms = first_open_ms(self.interval)
         if not first_ms < self.clock_ms() <= LAST_CLOCK_MS:
             raise UsageError(
@@ -213,18 +218,29 @@ class SimSource(LocalSource):
         """Return what determines the candles of a symbol; InputError if the symbol is unknown."""
         self.check_symbols((symbol,))
         return _Market(
-            symbol=symbol, seed=self.seed, step_ms=interval_ms(self.interval), strength=STRENGTH[self.signal]
+            symbol=symbol,
+            seed=self.seed,
+            step_ms=interval_ms(self.interval),
+            strength=STRENGTH[self.signal],
+            kind=self.market,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Market:
-    """What determines the candles of a day: symbol, seed, length of a candle, strength k of the signal, in [0, 1)."""
+    """What determines the candles of a day: symbol, seed, candle length, strength k in [0, 1), "spot" or "usdm"."""
 
     symbol: str
     seed: int
     step_ms: int
     strength: float
+    kind: str = SPOT
+
+    @property
+    def key(self) -> str:
+        """The text that its random numbers are drawn from; without the market for spot, which came first."""
+        key = f"{self.seed}/{self.symbol}/{self.step_ms}"
+        return key if self.kind == SPOT else f"{self.kind}/{key}"
 
     @property
     def day_ms(self) -> int:
@@ -268,7 +284,7 @@ def _generator(key: str, stream: int, number: int) -> np.random.Generator:
 
 def _day_generator(market: _Market, stream: int, day: int) -> np.random.Generator:
     """Return the random generator of one of the streams of a day (days since 1970)."""
-    return _generator(f"{market.seed}/{market.symbol}/{market.step_ms}", stream, day)
+    return _generator(market.key, stream, day)
 
 
 @lru_cache(maxsize=256)

@@ -134,7 +134,7 @@ class TrafficReport:
         bytes: Bytes received.
         seconds: Duration of the download.
         peak_weight: Highest request weight that the exchange reported for a minute.
-        weight_limit: Request weight that the exchange allows per minute.
+        weight_limit: Request weight that the exchange allows per minute; 0 if it does not count weight.
         waited_s: Time spent waiting because the exchange ordered it.
         symbols: The traffic of each symbol.
     """
@@ -198,6 +198,10 @@ class Source(Protocol):
     def interval(self) -> str:
         """The interval of the candles."""
 
+    @property
+    def market(self) -> str:
+        """The market of the candles: "spot" or "usdm"; empty if that is not known, as of files."""
+
     def clock_ms(self, symbols: tuple[str, ...]) -> int:
         """Return the source's time, ms UTC: no candle that it returns of these symbols closes later."""
 
@@ -246,9 +250,11 @@ class LocalSource(Protocol):
 
     Attributes:
         interval: The interval of the candles.
+        market: As in `Source`.
     """
 
     interval: str
+    market: str
 
     @property
     def name(self) -> str:

@@ -16,9 +16,9 @@ from mltrain.candles.checks import check_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import find_gaps, times_ms
 from mltrain.sources.day_cache import CachedDay
-from mltrain.sources.klines import is_rising, merge_rows
+from mltrain.sources.klines import count_odd, is_rising, merge_rows
 from mltrain.sources.source import Origin, SymbolCandles
-from mltrain.times import DAY_MS, TimeRange, cache_day_ms, day_name, floor_to_grid, format_seconds, interval_ms
+from mltrain.times import DAY_MS, TimeRange, day_name, floor_to_grid, format_seconds, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class PendingDay:
-    """A day that the cache lacks, wholly or in part.
+    """A day, or run of days in one file, that the cache lacks, wholly or in part.
 
     Attributes:
         day_ms: The midnight at which it begins, ms UTC.
@@ -98,7 +98,7 @@ class SymbolDownload:
         self._host = host
         self._clock_ms = clock_ms
         self._step_ms = interval_ms(days.interval)
-        self._day_length_ms = cache_day_ms(self._step_ms)
+        self._day_length_ms = days.unit_days * DAY_MS
         # Days in the cache, by midnight, ms UTC.
         self._ready: dict[int, CachedDay] = {}
         # Rows outside the page that was requested.
@@ -109,7 +109,7 @@ class SymbolDownload:
     @property
     def days_fetched(self) -> int:
         """Number of days that were downloaded, wholly or in part, and written."""
-        return len(self._ready) - self.days_cached
+        return sum(map(_count_days, self._ready.values())) - self.days_cached
 
     def plan(self, *, refresh: bool) -> list[str]:
         """Find out which days of the window are pending, all of them with `refresh`; return notes on damaged ones."""
@@ -128,7 +128,7 @@ class SymbolDownload:
                 self.pending[day_ms] = PendingDay(day_ms, until_ms, beginning=cached)
             else:
                 self._ready[day_ms] = cached
-                self.days_cached += 1
+                self.days_cached += _count_days(cached)
         return notes
 
     def days_in(self, window: TimeRange) -> range:
@@ -165,8 +165,7 @@ class SymbolDownload:
         day.frames.append(rows)
         day.open_requests -= 1
         if not day.open_requests:
-            if (odd_rows := odd.get((self.symbol, day.day_ms))) is not None:
-                day.left_out, day.closed_early = odd_rows.count(day.missing)
+            day.left_out, day.closed_early = count_odd(odd, self.symbol, day.missing)
             self.finished.append(self.pending.pop(day.day_ms))
 
     def write(self, finished: list[PendingDay]) -> list[str]:
@@ -192,6 +191,7 @@ class SymbolDownload:
                 fetched_ms=self._clock_ms,
                 left_out=day.left_out + (0 if day.beginning is None else day.beginning.left_out),
                 closed_early=day.closed_early + (0 if day.beginning is None else day.beginning.closed_early),
+                days=self._days.unit_days,
             )
             new_days.append((new, candles))
             notes += self._describe_change(day.replaced, new, candles)
@@ -303,6 +303,11 @@ class SymbolDownload:
     def _check(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the rows if all of them can be candles; else InputError."""
         return check_candles(frame, symbol=self.symbol, interval=self._days.interval, where=self._host)
+
+
+def _count_days(day: CachedDay) -> int:
+    """Return how many UTC days a cached day covers, wholly or in part."""
+    return -(-(day.until_ms - day.day_ms) // DAY_MS)
 
 
 def _slice(frame: pl.DataFrame, start_ms: int, end_ms: int) -> pl.DataFrame:

@@ -160,6 +160,10 @@ def unpack_version(store: Store, path: Path) -> UnpackedVersion:
         MachineError: The machine refuses; nothing is left.
     """
     where = str(path)
+    if not os.path.lexists(path):
+        raise InputError(
+            f"the archive {path} does not exist", hint="`mltrain models pack VERSION --output FILE` writes one"
+        )
     files = _from_tar(read_file(real_path(path), max_bytes=MAX_ARCHIVE_BYTES, what="the archive"), where)
     name, manifest = _read_version(files, where)
     contents = {entry.path: files.get(f"{name}/{entry.path}") for entry in manifest.files}
