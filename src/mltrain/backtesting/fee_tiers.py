@@ -60,6 +60,12 @@ def read_fee_tiers() -> dict[str, FeeTier]:
     return dict(read_record(parse_yaml(data, where=str(path)), _FeeFile).fees)
 
 
+def usual_fee_tier(exchange: str, market: Market) -> FeeTier | None:
+    """Return the packaged fees of an exchange, by its lower-case name such as "kraken"; None if there are none."""
+    tiers = read_fee_tiers()
+    return next((t for name, t in tiers.items() if name.split("-")[0] == exchange and t.market == market), None)
+
+
 def find_fee_tier(name: str) -> FeeTier:
     """Return the packaged fee tier of that name; raise a UsageError that suggests similar ones if there is none."""
     tiers = read_fee_tiers()

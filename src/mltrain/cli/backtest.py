@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mltrain.snapshots.snapshot import Snapshot
 
 MAX_GRID_ROWS_SHOWN: Final = 10
+# Exchanges of the sources that do not have the exchange's name.
+_EXCHANGES: Final = {"archive": "binance"}
 # Fees for candles whose exchange is not known.
 _USUAL_FEES: Final[Mapping[Market, str]] = {"spot": "binance", "perp": "binance-usdm"}
 
@@ -369,19 +371,22 @@ def _choose_fees(
     session: Session,
 ) -> tuple[FeeTier, Market]:
     """Return the fee tier and the market that the options and the snapshot's source ask for."""
-    from mltrain.backtesting.fee_tiers import find_fee_tier
+    from mltrain.backtesting.fee_tiers import find_fee_tier, usual_fee_tier
 
-    snapshot_market: Market = "perp" if getattr(snapshot.source, "market", "spot") == "usdm" else "spot"
     if fees is not None:
         tier = find_fee_tier(fees)
         if market is not None and market.value != tier.market:
             raise UsageError(f"the fees {fees} are those of a {tier.market} market, not of --market {market.value}")
         return tier, tier.market
+    source = snapshot.source
+    snapshot_market: Market = "perp" if source.market == "usdm" else "spot"
     chosen = snapshot_market if market is None else market.value
-    tier = find_fee_tier(_USUAL_FEES[chosen])
+    # The exchange of files and of the simulated market is not known.
+    exchange = source.name.removeprefix("ccxt:")
+    known = usual_fee_tier(_EXCHANGES.get(exchange, exchange), chosen)
+    tier = known or find_fee_tier(_USUAL_FEES[chosen])
     if taker_bps is None or maker_bps is None:
-        assumed = "" if snapshot.source.name in {"binance", "archive"} else "assumed, choose others with --fees: "
-        session.progress.warn(f"fees: {assumed}{tier}")
+        session.progress.warn(f"fees: {'' if known else 'assumed, choose others with --fees: '}{tier}")
     return tier, chosen
 
 

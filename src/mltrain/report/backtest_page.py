@@ -39,7 +39,9 @@ MAX_GRID_ROWS: Final = 100
 # Runs of at most so many days are shown day by day, longer ones month by month.
 MAX_DAYS_SHOWN: Final = 100
 # How a verdict begins: the page shows these words in large letters.
-_VERDICT: Final = re.compile(r"((?:in sample: )?(?:profitable|not proven|not tradable|ruined:|nothing was traded:)) ?(.*)")
+_VERDICT: Final = re.compile(
+    r"((?:in sample: )?(?:profitable|not proven|not tradable|ruined:|nothing was traded:)) ?(.*)"
+)
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 # Shades of the heat map.
@@ -376,7 +378,9 @@ def list_luck(result: BacktestResult) -> tuple[tuple[str, str, str], ...]:
     """Return name, value and meaning of what says how much may be due to luck, as text."""
     luck = result.luck
     if result.grid:
-        meaning = f"the best of {luck.grid * luck.looks} tries without skill ({luck.grid} policies times {luck.looks} looks)"
+        meaning = (
+            f"the best of {luck.grid * luck.looks} tries without skill ({luck.grid} policies times {luck.looks} looks)"
+        )
         meaning = f"Probability that the true Sharpe ratio exceeds that of {meaning}"
     else:
         meaning = "Probability that the true Sharpe ratio exceeds zero; without a grid there was nothing to choose from"

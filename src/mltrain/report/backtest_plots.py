@@ -306,7 +306,9 @@ def draw_grid(result: BacktestResult) -> Shown:
         f"is a sign of luck. The dashed line is the Sharpe ratio to expect of the best of {tries} tries without skill."
     )
     if flat := len(result.grid) - len(known):
-        reading += f" {flat} {'policies' if flat > 1 else 'policy'} without varying returns {'are' if flat > 1 else 'is'}"
+        reading += (
+            f" {flat} {'policies' if flat > 1 else 'policy'} without varying returns {'are' if flat > 1 else 'is'}"
+        )
         reading += " not drawn."
     return make_figure(
         "grid-figure",
