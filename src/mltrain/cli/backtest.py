@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mltrain.snapshots.snapshot import Snapshot
 
 MAX_GRID_ROWS_SHOWN: Final = 10
-# Exchanges of the sources that do not have the exchange's name.
-_EXCHANGES: Final = {"archive": "binance"}
 # Fees for candles whose exchange is not known.
 _USUAL_FEES: Final[Mapping[Market, str]] = {"spot": "binance", "perp": "binance-usdm"}
 
@@ -382,8 +380,8 @@ def _choose_fees(
     snapshot_market: Market = "perp" if source.market == "usdm" else "spot"
     chosen = snapshot_market if market is None else market.value
     # The exchange of files and of the simulated market is not known.
-    exchange = source.name.removeprefix("ccxt:")
-    known = usual_fee_tier(_EXCHANGES.get(exchange, exchange), chosen)
+    exchange = source.exchange or ("binance" if source.uses_network else "")
+    known = usual_fee_tier(exchange, chosen)
     tier = known or find_fee_tier(_USUAL_FEES[chosen])
     if taker_bps is None or maker_bps is None:
         session.progress.warn(f"fees: {'' if known else 'assumed, choose others with --fees: '}{tier}")
