@@ -107,7 +107,7 @@ class Performance:
         traded: Value of all fills, in the quote asset.
         costs: Each kind of cost.
         break_even_bps: Cost per side, in bps, at which the same fills earn nothing after funding, with its interval;
-            None if nothing was traded.
+            None if nothing was traded, or with fewer than two days.
         probabilistic_sharpe: Probability that the true Sharpe ratio is above zero; None if the returns do not vary.
         blind_bars: Bars with a position but without a candle.
         ruined_ms: Close at which the equity was zero or less, ms UTC; None if never.
@@ -237,7 +237,7 @@ def measure(
     sharpe = float(annual_sharpe(days.returns))
     break_even = None
     if traded > 0 and bootstrap is not None:
-        break_even = bootstrap.ratio((days.gross - days.funding) * BPS, days.traded)
+        break_even = _break_even_interval(days, bootstrap)
     return Performance(
         days=n,
         net_return=net_return,
@@ -257,6 +257,20 @@ def measure(
         blind_bars=int(simulation.blind_bars.sum()),
         ruined_ms=int(bars.ts_ms[ruined]) + bars.step_ms if ruined >= 0 else None,
     )
+
+
+def _break_even_interval(days: Days, bootstrap: Bootstrap) -> Interval:
+    """Return what the fills earned before costs and after funding, in bps of the traded value, with its interval.
+
+    Draws of days on which nothing was traded have no break-even cost: they are left out, not counted as zero.
+    """
+    earned, traded = (
+        bootstrap.draw_sums(bootstrap.block_sums(values)) for values in ((days.gross - days.funding) * BPS, days.traded)
+    )
+    draws = np.full_like(traded, np.nan)
+    np.divide(earned, traded, out=draws, where=traded > 0)
+    total = float(days.traded.sum())
+    return bootstrap.interval(float(((days.gross - days.funding) * BPS).sum()) / total, draws)
 
 
 def _sharpe_interval(returns: NDArray[np.float64], sharpe: float, bootstrap: Bootstrap) -> Interval:

@@ -212,15 +212,16 @@ class BacktestResult:
         paid = f"{costs.taker_bps:g} bps taker" if costs.fill == "next-open" else f"{costs.maker_bps:g} bps maker"
         if performance.ruined_ms is not None:
             return f"ruined: the account was empty before the end, at fees of {paid}"
-        break_even = performance.break_even_bps
-        if break_even is None:
+        if not performance.traded:
             reason = "no probability reached what the policy asks for"
             if self.request.policy.name == "cost-aware":
                 reason = f"no expected gain exceeds the cost of {costs.taker_cost * BPS:g} bps per side"
             return f"not tradable at fees of {paid}: {reason}, so nothing was traded"
+        break_even, mean = performance.break_even_bps, performance.daily_return
+        if break_even is None or mean is None:
+            return f"not proven at fees of {paid}: a result within one day has no interval"
         limit = f"it breaks even at {break_even.value:.2f} bps per side"
-        mean = performance.daily_return
-        if mean is None or mean.value <= 0:
+        if mean.value <= 0:
             return f"not tradable at fees of {paid}: {limit}"
         if mean.low <= 0:
             return f"not proven at fees of {paid}: the interval of the daily return includes zero; {limit}"
