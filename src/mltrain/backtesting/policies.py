@@ -69,9 +69,14 @@ class Policy:
         if problems:
             raise UsageError("; ".join(problems))
 
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The numbers that this policy uses, by name: `sign` has an `enter`, but does not use it."""
+        return {name: getattr(self, name) for name in (*_PARAMETERS[self.name], "max_weight")}
+
     def __str__(self) -> str:
-        given = [f"{name.replace('_', '-')} {getattr(self, name):g}" for name in _PARAMETERS[self.name]]
-        return ", ".join([self.name, *given, f"max-weight {self.max_weight:g}", self.side])
+        given = [f"{name.replace('_', '-')} {value:g}" for name, value in self.parameters.items()]
+        return ", ".join([self.name, *given, self.side])
 
 
 # Parameters of each policy besides the largest weight and the side.
