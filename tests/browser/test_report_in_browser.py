@@ -8,6 +8,7 @@ report that replaces the one of real candles.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from support.program import QUICK, call
 pytestmark = pytest.mark.browser
 CHECKS = Path(__file__).with_name("check_page.js").read_text("utf-8")
 WIDTHS = (400, 800, 1400)
-PAGES = ("report", "real", "models", "diff")
+PAGES = ("report", "real", "models", "diff", "backtest")
 SERIOUS = ("serious", "critical")
 REGISTRY = """
 version: 1
@@ -43,8 +44,19 @@ def chrome():
 
 @pytest.fixture(scope="session")
 def pages(chrome, trained_dir, tmp_path_factory):  # noqa: ARG001 (skips without a browser)
-    """Return the folder of the pages of a simulated training."""
+    """Return the folder of the pages of a simulated training, and of a backtest in sample with a grid."""
     folder = tmp_path_factory.mktemp("pages")
+    # A backtest logs its look in the data folder, which other tests share.
+    shutil.copytree(trained_dir, folder / "traded", symlinks=True)
+    (folder / "grid.yml").write_text("policy: [threshold, hysteresis]\nenter: [0.51, 0.55, 0.6]\n")
+    done = call(
+        *("backtest", "best", "--in-sample", "--policy", "hysteresis", "--grid", folder / "grid.yml"),
+        *("--market", "perp", "--funding", "1"),
+        data_dir=folder / "traded",
+    )
+    assert done.code == 0, done.err
+    (report,) = (folder / "traded" / "backtests").glob("*/report.html")
+    report.rename(folder / "backtest.html")
     for words in (
         ["card", "report", "--output", folder / "report.html"],
         ["models", "--html", "--output", folder / "models.html"],

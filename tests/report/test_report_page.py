@@ -7,7 +7,6 @@ import json
 import shlex
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,11 +26,9 @@ from mltrain.report.texts import format_percent, list_commands, list_limits
 from mltrain.report.version_data import Material, read_material
 from mltrain.store.listing import read_version_card
 from mltrain.store.store import Store
+from support.pages import HOSTILE, Page
 
 EXAMPLE = json.loads((Path(__file__).parents[1] / "data" / "example_card.json").read_bytes())
-HOSTILE = "\"'></style><script>alert(1)</script><img src=//x.example onerror=alert(2)>"
-# Elements of HTML without an end tag; those of SVG end with "/>".
-VOID = {"meta", "link", "img", "br"}
 SECTIONS = (
     *("intervals", "baselines", "calibration", "gates", "splits", "evidence", "lineage", "search", "looks"),
     *("data_quality", "metrics", "latency_ms", "feature_importance", "train"),
@@ -39,37 +36,6 @@ SECTIONS = (
 JUNK = st.sampled_from(
     [None, True, -1, 0, 10**400, 1e300, "", HOSTILE, [], {}, [[]], [{}], {"a": {"b": []}}, [None, 1]]
 )
-
-
-class Page(HTMLParser):
-    """The elements and the text of a page; raises unless all elements are closed in order."""
-
-    def __init__(self, data):
-        super().__init__()
-        self.elements, self.open, self.words = [], [], []
-        self.feed(data.decode())
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, *tags):
-        return [attrs for tag, attrs in self.elements if tag in tags]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import numpy as np
 
 from mltrain.backtesting.overfitting import expected_best_sharpe
 from mltrain.backtesting.performance import DAYS_PER_YEAR
+from mltrain.report.backtest_texts import list_tier_costs, price_cost_bps
 from mltrain.report.scales import linear_scale, time_scale, widen
 from mltrain.report.svg import DotRow, Missing, Plot, Segment, Strip, draw_dot_rows, draw_strips, make_figure
 from mltrain.times import format_minutes
@@ -70,8 +71,8 @@ def draw_equity(result: BacktestResult, bars: Bars, simulation: Simulation) -> S
         else "Nothing was traded, so the equity stays as it was. "
     )
     reading += (
-        f"The start is {start:,.0f} of the quote asset. Equal weight is bought at the first close and never sold; the table "
-        "of benchmarks has it with costs."
+        f"The start is {start:,.0f} of the quote asset. Equal weight is bought at the first close and never sold; the "
+        "table of benchmarks has it with costs."
     )
     performance, judged = result.performance, result.judged
     if performance.ruined_ms is not None:
@@ -83,8 +84,8 @@ def draw_equity(result: BacktestResult, bars: Bars, simulation: Simulation) -> S
             if time_ms[0] < edge_ms < time_ms[-1]:
                 plot.add_vertical(edge_ms, label, "rule c4", label_row=row)
         reading += (
-            f" The bars from {format_minutes(judged.start_ms)} to {format_minutes(judged.end_ms)} are from the version's "
-            "holdout: they are no new evidence."
+            f" The bars from {format_minutes(judged.start_ms)} to {format_minutes(judged.end_ms)} are from the "
+            "version's holdout: they are no new evidence."
         )
     return make_figure(
         "equity",
@@ -171,48 +172,8 @@ def draw_costs(result: BacktestResult) -> Shown:
     )
 
 
-def list_tier_costs(result: BacktestResult, tiers: Mapping[str, FeeTier]) -> list[tuple[str, float]]:
-    """Return what one side would cost on the traded market at each packaged fee tier, in bps, the cheapest first.
-
-    A taker pays the fee, and spread, slippage and impact as this backtest assumes them; a maker pays the fee alone.
-    """
-    taken_bps = price_cost_bps(result)
-    costs = [
-        cost
-        for name, tier in tiers.items()
-        if tier.market == result.request.costs.market
-        for cost in ((f"{name} maker", tier.maker_bps), (f"{name} taker", tier.taker_bps + taken_bps))
-    ]
-    return sorted(costs, key=lambda cost: (cost[1], cost[0]))
-
-
-def price_cost_bps(result: BacktestResult) -> float:
-    """Return what a taker loses per side besides the fee, in bps: half the spread, slippage and mean impact."""
-    impact = next((cost.turnover_bps for cost in result.performance.costs if cost.name == "impact"), None)
-    return result.request.costs.taker_loss * BPS + (impact or 0.0)
-
-
-def describe_tiers(result: BacktestResult, tiers: Mapping[str, FeeTier]) -> str:
-    """State which fee tiers cost less than the break-even cost; empty if nothing was traded."""
-    break_even = result.performance.break_even_bps
-    if break_even is None:
-        return ""
-    costs = list_tier_costs(result, tiers)
-    below = [name for name, cost in costs if cost < break_even.value]
-    surely = [name for name, cost in costs if cost < break_even.low]
-    market = {"spot": "spot", "perp": "perpetual"}[result.request.costs.market]
-    limit = f"the break-even cost of {break_even.value:.2f} bps per side"
-    if not below:
-        return f"None of the {len(costs)} {market} fee tiers costs less than {limit}."
-    line = f"All {len(costs)}" if len(below) == len(costs) else f"{', '.join(below)} ({len(below)} of {len(costs)}"
-    line += f" {market} fee tiers{'' if len(below) == len(costs) else ')'} cost less than {limit}"
-    if len(surely) == len(below):
-        return f"{line}, and less than the lower end of its interval."
-    return f"{line}; less than the lower end of its interval: {', '.join(surely) or 'none'}."
-
-
 def draw_break_even(result: BacktestResult, tiers: Mapping[str, FeeTier]) -> Shown:
-    """Draw the cost per side at which nothing is earned, with its interval, next to what the exchanges charge, in bps."""
+    """Draw the cost per side at which nothing is earned, with its interval, next to what exchanges charge, in bps."""
     performance = result.performance
     break_even = performance.break_even_bps
     if break_even is None:
@@ -302,21 +263,19 @@ def draw_grid(result: BacktestResult) -> Shown:
         plot.add_dots([xs[ix] for ix in of_name], [sharpes[ix] for ix in of_name], f"dot {css}", tips=tips)
     tries = result.luck.grid * result.luck.looks
     reading = (
-        "A dot is a policy. Neighbours that do equally well are a sign of an effect, a single dot high above the others "
-        f"is a sign of luck. The dashed line is the Sharpe ratio to expect of the best of {tries} tries without skill."
+        "A dot is a policy. Neighbours that do equally well are a sign of an effect, a single dot high above the "
+        f"others is a sign of luck. The dashed line is the Sharpe ratio to expect of the best of {tries} tries without "
+        "skill."
     )
     if flat := len(result.grid) - len(known):
-        reading += (
-            f" {flat} {'policies' if flat > 1 else 'policy'} without varying returns {'are' if flat > 1 else 'is'}"
-        )
-        reading += " not drawn."
+        reading += f" Not drawn, because their returns do not vary: {flat}."
     return make_figure(
         "grid-figure",
         _GRID,
         plot,
         reading=reading,
-        alt=f"{len(known)} policies with annual Sharpe ratios from {min(sharpes):.2f} to {max(sharpes):.2f}; the best of "
-        f"{tries} tries without skill would have {by_luck:.2f}.",
+        alt=f"{len(known)} policies with annual Sharpe ratios from {min(sharpes):.2f} to {max(sharpes):.2f}; the best "
+        f"of {tries} tries without skill would have {by_luck:.2f}.",
         legend=(
             *((f"dot {css}", name) for name, css in zip(names, _GRID_COLOURS, strict=False)),
             *((("hollow bad", "the policy of this backtest"),) if chosen else ()),
@@ -327,7 +286,7 @@ def draw_grid(result: BacktestResult) -> Shown:
 
 
 def measure_best_by_luck(result: BacktestResult) -> float:
-    """Return the annual Sharpe ratio to expect of the best of all tries without skill: the deflated ratio's benchmark."""
+    """Return the annual Sharpe ratio to expect of the best of all tries without skill; 0 without a grid."""
     daily = [row.sharpe / math.sqrt(DAYS_PER_YEAR) for row in result.grid if row.sharpe is not None]
     variance = float(np.var(daily)) if daily else 0.0
     tries = result.luck.grid * result.luck.looks
@@ -346,7 +305,7 @@ def _choose_option(rows: Sequence[GridRow]) -> tuple[str, list[float]]:
 
 
 def thin_out(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return positions of a curve, shape (n,), that show it: the ends, and the extremes of each of `STRETCHES` parts."""
+    """Return positions that show a curve, shape (n,): its ends, and the extremes of each of `STRETCHES` parts."""
     if values.size <= 2 * STRETCHES:
         return np.arange(values.size)
     edges = np.linspace(0, values.size, STRETCHES + 1).astype(np.int64)

@@ -222,7 +222,7 @@ class Plot:
         """Draw a line from bottom to top at an x; `label_row` is the line of text, from the top, of its label."""
         left = self._x_share(x)
         # Right of the line, unless the label would not fit there.
-        anchor, dx = ("end", -5) if left > min(0.8, 1 - _LETTER_WIDTH * len(label)) else ("start", 5)
+        anchor, dx = ("end", -5) if left > min(0.8, 0.98 - _LETTER_WIDTH * len(label)) else ("start", 5)
         self._marks.append(_draw_line(css, left, left, 0, 1))
         self._labels.append(draw_text(label, left, 0, anchor=anchor, css="t halo", dx=dx, dy=12 + 15 * label_row))
 
