@@ -54,7 +54,7 @@ class TestPublish:
     """A backtest appears whole, under the next free name."""
 
     def test_it_reads_back_as_published(self, folder):
-        """Result, files, hashes; and the request is a file of its own."""
+        """Result, files, hashes; and the request is a file that is not shared."""
         backtest = open_backtest(folder, "2025-10-15-2025-11-01.2")
 
         assert backtest.result() == RESULT

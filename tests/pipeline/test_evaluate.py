@@ -7,7 +7,7 @@ import pytest
 
 from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError
-from mltrain.pipeline.evaluate import OwnHoldout, find_own_holdout, evaluate
+from mltrain.pipeline.evaluate import OwnHoldout, evaluate, find_own_holdout
 from mltrain.progress import Silent
 from mltrain.serving.model import open_model
 from mltrain.training.drift import find_drift
