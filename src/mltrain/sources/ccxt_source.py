@@ -430,7 +430,11 @@ class CcxtPages:
                     f"{self.client.where}: {symbol} {subject}: the candles are {apart_ms / MINUTE_MS:g} minutes apart, "
                     f"not of {self.interval}"
                 )
-        return frame.filter(times_ms(frame) >= start_ms)
+        frame = frame.filter(times_ms(frame) >= start_ms)
+        if frame.height and int(times_ms(frame)[0]) < self.oldest_ms.get(symbol, 0):
+            # Only that one answer had nothing but the newest candles.
+            del self.oldest_ms[symbol]
+        return frame
 
     def _leave_out_odd(self, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
         """Leave out the odd rows of the exchange's history that open off the grid, and count them; see `split_odd`.
