@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from mltrain.sources.ccxt_client import CcxtClient
     from mltrain.sources.http_client import Clock
     from mltrain.sources.klines import OddDays
-    from mltrain.sources.source import DownloadResult
+    from mltrain.sources.source import DownloadResult, FundingDownload
 
 T = TypeVar("T")
 
@@ -269,6 +269,10 @@ class CcxtSource:
 
         frames = self._run(fetch)
         return {s: check_candles(f, symbol=s, interval=self.interval, where=self.host) for s, f in frames.items()}
+
+    def funding(self, symbols: tuple[str, ...], window: TimeRange) -> FundingDownload | None:  # noqa: ARG002
+        """Return None: funding rates are not requested through ccxt."""
+        return None
 
     def notes(self) -> tuple[str, ...]:
         """Return of which symbols the exchange keeps only the newest candles, and whose volumes may be contracts."""
