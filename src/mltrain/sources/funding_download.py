@@ -202,7 +202,7 @@ def _merge(frames: list[pl.DataFrame], symbol: str, where: str) -> pl.DataFrame:
 def read_funding_page(body: bytes, *, symbol: str, where: str) -> pl.DataFrame:
     """Read an answer of the exchange with funding events of one symbol; columns ts, rate and mark_price.
 
-    An empty mark price, as of events before October 2023, and one of 0 are null.
+    An empty mark price, as older events have it, and one of 0 are null.
 
     Args:
         body: JSON: a list of objects with symbol, fundingTime (ms UTC), fundingRate and markPrice.
