@@ -219,7 +219,11 @@ def problem_of(words: Sequence[str], *, loosely: bool = False) -> str | None:
     loosely = loosely or any("$" in word for word in words)
     command, rest = root_command(), list(words)
     path = "mltrain"
-    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+    while hasattr(command, "commands"):
+        # A group may have a command that runs where none is named.
+        rest = command.add_default(rest) if hasattr(command, "add_default") else rest
+        if not rest or rest[0].startswith("-"):
+            break
         if rest[0] not in command.commands:
             return None if loosely and not re.match(r"[a-z]", rest[0]) else f"{path} has no command {rest[0]!r}"
         path, command = f"{path} {rest[0]}", command.commands[rest[0]]

@@ -40,6 +40,7 @@ def offered(line, folder, program=(str(MLTRAIN),)):
         ("mltrain train --snapshot ", ["latest", "2025-10-15T12-00-00Z"]),
         ("mltrain snapshot --symbols BTCUSDT,", ["BTCUSDT,ADAUSDT"]),
         ("mltrain features show rsi", ["rsi_7"]),
+        ("mltrain snapshot --source a", ["archive"]),
         ("mltrain verify snapshot 2025", ["2025-10-15T12-00-00Z"]),
     ],
 )

@@ -130,6 +130,20 @@ def test_times_without_a_zone_are_read_as_in_a_snapshot(trained_dir, table, tmp_
     assert (alone.code, "--timezone goes with --input, or with --source files" in alone.err) == (2, True)
 
 
+def test_a_file_may_be_named_after_its_symbol(trained_dir, table, tmp_path):
+    """As freqtrade names it; a column wins over the name, and another pair is refused."""
+    bitcoin = table.filter(pl.col("symbol") == "BTCUSDT")
+    known = write(bitcoin, tmp_path / "ETH_USDT-1m.parquet")
+    named = write(bitcoin.drop("symbol"), tmp_path / "BTC_USDT-1m.parquet")
+    other = write(bitcoin.drop("symbol"), tmp_path / "XRP_USDT-1m.parquet")
+    words = [("predict", "--json", "--input", path) for path in (known, named, other)]
+    first, second, third = (call(*each, data_dir=trained_dir) for each in words)
+
+    assert (first.code, second.code, third.code) == (0, 0, 3), second.err
+    assert first.document["predictions"] == second.document["predictions"]
+    assert "unknown-symbol (XRPUSDT)" in third.err
+
+
 def test_the_newest_candle_of_files_is_the_newest_closed_one(trained_dir, fresh, tmp_path):
     """The one that is still open is reported and left out."""
     for symbol in SYMBOLS:

@@ -443,7 +443,15 @@ def test_every_check_has_its_kind():
 
 
 def ask(endpoint="klines", **query):
-    path = FILE if endpoint == "archive" else f"{FILE}.CHECKSUM" if endpoint == "checksum" else f"/api/v3/{endpoint}"
+    month = "/archive/data/futures/um/monthly/fundingRate/BTCUSDT/BTCUSDT-fundingRate-2025-09.zip"
+    paths = {
+        "archive": FILE,
+        "checksum": f"{FILE}.CHECKSUM",
+        "fundingRate": "/fapi/v1/fundingRate",
+        "fundingArchive": month,
+        "fundingChecksum": f"{month}.CHECKSUM",
+    }
+    path = paths.get(endpoint, f"/api/v3/{endpoint}")
     return Request(path, {name: str(value) for name, value in query.items()})
 
 

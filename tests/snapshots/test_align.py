@@ -133,6 +133,7 @@ def serve(frames, end_ms, *, origins=()):
         name="binance",
         host="exchange.example",
         interval="1m",
+        market="spot",
         clock_ms=lambda _: end_ms,
         check_symbols=lambda _: None,
         extent=lambda _: pytest.fail("asks the network for the end of a symbol"),

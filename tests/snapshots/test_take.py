@@ -243,6 +243,7 @@ def take_from(answer, tmp_path):
         name="liar",
         host="example.org",
         interval="1m",
+        market="spot",
         clock_ms=lambda _: CLOCK_MS,
         check_symbols=lambda _: None,
         extent=lambda _: TimeRange(0, CLOCK_MS),

@@ -5,17 +5,22 @@ The classes of ccxt are real; only their pauses between requests are skipped.
 
 from __future__ import annotations
 
+import json
+import socketserver
+import threading
 import time
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
 from mltrain.candles.frame import OPTIONAL, times_ms
-from mltrain.errors import InputError, SourceError
+from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.progress import Silent
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.ccxt_source import CcxtSource
+from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
@@ -175,6 +180,76 @@ def test_junk_is_no_candle_and_no_crash(exchange):
 
     assert all(end == 0 or exchange in str(end) for end in ends)
     assert any(end != 0 for end in ends)
+
+
+def test_rows_off_the_grid_are_left_out_and_counted(tmp_path):
+    """As in Binance's history of 2018: rows that open 15 s late belong to two minutes each."""
+    market = rows_of(market_until(CLOCK_MS, 2400))
+    odd = [replace(row, ts=row.ts + 15_000) for row in market[-600:-570]]
+    rows = market[:-600] + odd + market[-570:]
+    with serve("bybit", clock_ms=CLOCK_MS, rows=rows) as (base_url, _):
+        source, spec = source_of("bybit", base_url)
+        request = SnapshotRequest(("BTCUSDT",), 1, "1m")
+        taken = take_snapshot(tmp_path, source, spec, request, now_ms=CLOCK_MS, progress=Silent())
+
+    expected = [row.ts for row in market[:-600] + market[-570:] if row.ts < CLOCK_MS]
+    window = taken.snapshot.window
+    assert times_ms(taken.snapshot.candles("BTCUSDT")).tolist() == [t for t in expected if t >= window.start_ms]
+    assert any("30 rows of the exchange's history left out" in note for note in taken.snapshot.notes)
+
+
+def test_days_of_another_midnight_are_refused():
+    """Days that begin at 16:00 UTC are not UTC days."""
+    days = SimSource(interval="1d").candles("BTCUSDT", TimeRange(CLOCK_MS - 40 * DAY_MS, CLOCK_MS))
+    rows = [replace(row, ts=row.ts - 8 * HOUR_MS) for row in rows_of(days)]
+    with serve("bybit", clock_ms=CLOCK_MS, rows=rows) as (base_url, _):
+        source, _ = source_of("bybit", base_url, interval="1d")
+        with pytest.raises(InputError, match="not on the grid of 1d candles"):
+            source.candles("BTCUSDT", TimeRange(CLOCK_MS - 30 * DAY_MS, CLOCK_MS))
+
+
+def test_a_proxy_is_used_if_the_rules_name_one():
+    """The only connection that is made is to the proxy; its failure is one of the network."""
+    first_lines = []
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as server:
+        server.first_lines = first_lines
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        rules = NetworkRules(proxy=f"http://127.0.0.1:{server.server_address[1]}", deadline_s=5.0)
+        source = CcxtSource("kraken", "1m", rules=rules, clock=JumpingClock())
+        with pytest.raises(SourceError, match="kraken: its markets: "):
+            source.symbols()
+        server.shutdown()
+
+    assert set(first_lines) == {b"CONNECT api.kraken.com:443 HTTP/1.1\r\n"}
+
+
+class Proxy(socketserver.StreamRequestHandler):
+    """A proxy that connects to nothing."""
+
+    def handle(self):
+        self.server.first_lines.append(self.rfile.readline())
+        self.wfile.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_every_exchange_of_ccxt_can_be_opened_or_is_refused():
+    """All of their addresses are replaced by the user's; those without candles are usage errors."""
+    import ccxt
+
+    from mltrain.sources.ccxt_client import _make_exchange
+
+    opened, refused = set(), []
+    for exchange_id in ccxt.exchanges:
+        try:
+            opened.add(CcxtSource(exchange_id, "1h").exchange)
+        except UsageError as err:
+            refused.append(err.message)
+        addresses = json.dumps(_make_exchange(exchange_id, None, "http://127.0.0.1:1", "spot").urls["api"])
+        assert "https://" not in addresses
+        assert "wss://" not in addresses
+
+    assert all("offers no candles" in message or "no candles of 1h" in message for message in refused)
+    assert len(opened) > 80
+    assert {"kraken", "okx", "coinbase", "bybit", "bitget", "gate", "kucoin", "bitstamp"} <= opened
 
 
 def test_candles_of_another_interval_are_refused():

@@ -5,6 +5,7 @@ Its pauses between requests, of some 50 ms, are skipped; the tests of the comman
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from mltrain.snapshots.rebuild import rebuild_snapshot
 from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
-from mltrain.sources.ccxt_source import CcxtSource, map_symbols, read_rows
+from mltrain.sources.ccxt_source import CcxtPages, CcxtSource, map_symbols, read_rows
 from mltrain.sources.fetch_candles import fetch_candles
 from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.opening import open_recorded, open_source
@@ -144,6 +145,10 @@ CASES = {
     "a wait": Case([status(429, headers={"Retry-After": "20"}, times=2)]),
     "a wait without its length": Case([status(429)]),
     "a ban, short": Case([status(418, headers={"Retry-After": "100"})]),
+    "two bans, with answers in between": Case(
+        [status(418, headers={"Retry-After": "100"}), status(418, headers={"Retry-After": "100"}, nth=3)],
+        rules={"connections": 1},
+    ),
     "a ban, long": Case(
         [status(418, headers={"Retry-After": "259200"})], SourceError, ("too many requests", "max-wait")
     ),
@@ -346,6 +351,34 @@ def test_volumes_in_contracts_are_said():
     source.check_symbols(SYMBOLS)
 
     assert source.notes() == ("gate: volumes may count contracts, not coins: BTCUSDT (0.0001 coins)",)
+
+
+class ForgetfulClient:
+    """Answers its first request with its newest candles, and later ones as requested."""
+
+    where = "here"
+
+    def __init__(self, end_ms):
+        self.end_ms, self.is_first = end_ms, True
+
+    async def fetch_candles(self, market, interval, *, since_ms, limit, symbol, subject):
+        del market, interval, symbol, subject
+        first_ms = self.end_ms - 50 * MINUTE_MS if self.is_first else since_ms
+        self.is_first = False
+        times = range(first_ms, min(first_ms + limit * MINUTE_MS, self.end_ms), MINUTE_MS)
+        return [[ts, 1.0, 1.0, 1.0, 1.0, 1.0] for ts in times]
+
+
+def test_one_answer_with_the_newest_candles_is_not_believed_forever():
+    """What is requested a second time decides; the note that the exchange keeps no others is withdrawn."""
+    oldest_ms = {}
+    pages = CcxtPages(ForgetfulClient(CLOCK_MS), "1m", 100, CLOCK_MS, str, oldest_ms)
+    window = TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS - DAY_MS + 99 * MINUTE_MS)
+
+    assert asyncio.run(pages.fetch_page("BTCUSDT", window)).is_empty()
+    assert oldest_ms == {"BTCUSDT": CLOCK_MS - 50 * MINUTE_MS}
+    assert asyncio.run(pages.fetch_first("BTCUSDT", window.start_ms, limit=99)).height == 99
+    assert oldest_ms == {}
 
 
 ROW = [CLOCK_MS, 1.0, 2.0, 0.5, 1.5, 3.0]

@@ -246,7 +246,7 @@ def test_a_delivery_future_is_no_symbol(tmp_path):
     [
         (["--symbols", "BTC/USDT:USDT"], ("BTC/USDT:USDT names a future", "--market usdm", "BTCUSDT")),
         (["--symbols", "ETH-USDT-SWAP", "--source", "sim"], ("ETH-USDT-SWAP names a future",)),
-        (["--market", "usdm", "--from", "x"], ("--market goes with --source binance, archive or sim",)),
+        (["--market", "usdm", "--from", "x"], ("--market does not go with --source files",)),
         (["--market", "usdm", "--interval", "1s"], ("the market of USD-M futures has no candles of 1s",)),
     ],
 )

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.times import format_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -62,11 +64,15 @@ class FrameDiff:
 
 
 def compare_frames(before: pl.DataFrame, after: pl.DataFrame) -> FrameDiff:
-    """Return which candles of a symbol were added, removed or changed; both frames as `check_candles` returns them."""
+    """Return which candles of a symbol were added, removed or changed; both frames as `check_candles` returns them.
+
+    Funding events, as `check_funding` returns them, are compared in the same way.
+    """
+    columns = [name for name in before.columns if name != "ts"]
     added = after.join(before, on="ts", how="anti").sort("ts")
     gone = before.join(after, on="ts", how="anti").sort("ts")
     both = before.join(after, on="ts", suffix="_after").sort("ts")
-    differ = pl.any_horizontal(pl.col(c).ne_missing(pl.col(f"{c}_after")) for c in CANDLE_SCHEMA if c != "ts")
+    differ = pl.any_horizontal(pl.col(c).ne_missing(pl.col(f"{c}_after")) for c in columns)
     changed = both.filter(differ)
     return FrameDiff(
         added=added.height,
@@ -74,14 +80,14 @@ def compare_frames(before: pl.DataFrame, after: pl.DataFrame) -> FrameDiff:
         changed=changed.height,
         added_at=_format_first(times_ms(added)),
         gone_at=_format_first(times_ms(gone)),
-        examples=tuple(_describe_change(row) for row in changed.head(EXAMPLES).iter_rows(named=True)),
+        examples=tuple(_describe_change(row, columns) for row in changed.head(EXAMPLES).iter_rows(named=True)),
     )
 
 
-def describe_diff(diff: FrameDiff) -> str:
+def describe_diff(diff: FrameDiff, *, noun: str = "candle") -> str:
     """Return a difference as one line with the counts and an example; "no change" for an empty one."""
     parts = [
-        f"{count:,} candle{'s' * (count != 1)} {verb}"
+        f"{count:,} {noun}{'s' * (count != 1)} {verb}"
         for count, verb in ((diff.added, "added"), (diff.gone, "gone"), (diff.changed, "changed"))
         if count
     ]
@@ -96,9 +102,9 @@ def _format_first(ts_ms: NDArray[np.int64]) -> tuple[str, ...]:
     return tuple(format_ms(int(time_ms)) for time_ms in ts_ms[:EXAMPLES])
 
 
-def _describe_change(row: dict[str, object]) -> Change:
+def _describe_change(row: dict[str, object], columns: Sequence[str]) -> Change:
     """Return the first change of a candle, from a row with both versions: `close` and `close_after`, and so on."""
-    field = next(c for c in CANDLE_SCHEMA if c != "ts" and row[c] != row[f"{c}_after"])
+    field = next(c for c in columns if row[c] != row[f"{c}_after"])
     time_ms = int(pl.Series([row["ts"]]).dt.timestamp("ms")[0])
     before, after = (None if v is None else float(str(v)) for v in (row[field], row[f"{field}_after"]))
     return Change(format_ms(time_ms), field, before, after)

@@ -121,9 +121,14 @@ def content_sha256(frame: pl.DataFrame) -> str:
     It covers, for each column of CANDLE_SCHEMA in order: name, type, number of rows, which rows are valid, and the
     values as little-endian 64-bit numbers with 0 in place of null. `frame` is as `check_candles` returns it.
     """
-    digest = hashlib.sha256(b"mltrain candles 1\n")
+    return values_sha256(frame, tuple(CANDLE_SCHEMA), head=b"mltrain candles 1\n")
+
+
+def values_sha256(frame: pl.DataFrame, columns: tuple[str, ...], *, head: bytes) -> str:
+    """Return the SHA-256 of `head` and of the named columns of numbers or times, as `content_sha256` says."""
+    digest = hashlib.sha256(head)
     all_valid = np.packbits(np.ones(frame.height, dtype=np.bool_)).tobytes()
-    for name in CANDLE_SCHEMA:
+    for name in columns:
         column = frame[name].to_physical()
         valid = all_valid
         if column.null_count():

@@ -68,10 +68,12 @@ class DefaultGroup(Group):
     """A group that runs its first command where the command line names none of them: `mltrain backtest best`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 (as above)
-        """Insert the name of the first command before anything else."""
-        if not args or args[0] not in self.commands:
-            args = [next(iter(self.commands)), *args]
-        return super().parse_args(ctx, args)
+        """Parse the words of a command line after those that name the group."""
+        return super().parse_args(ctx, self.add_default(args))
+
+    def add_default(self, args: list[str]) -> list[str]:
+        """Return the words of a command line with the first command before them, unless they begin with a command."""
+        return args if args and args[0] in self.commands else [next(iter(self.commands)), *args]
 
 
 def add_command(

@@ -231,7 +231,7 @@ def predict(
         session.progress.warn(warning)
     if input_ is not None:
         step_ms = interval_ms(model.interval)
-        candles, notes = _read_input(input_, input_table, step_ms=step_ms, timezone=timezone)
+        candles, notes = _read_input(input_, input_table, model, timezone=timezone)
         candles, unclosed = drop_unclosed(
             candles, symbols=model.symbols, step_ms=step_ms, now_ms=session.now_ms, where=input_
         )
@@ -293,7 +293,7 @@ def _table_format(place: str | None, given: TableFormat | None, *, option: str) 
 
 
 def _read_input(
-    place: str, form: Format, *, step_ms: int, timezone: str | None
+    place: str, form: Format, model: Model, *, timezone: str | None
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Return the candles of a file, or of stdin for "-", and notes on how they were read."""
     from mltrain.candles.conversion import MAX_TABLE_BYTES, read_candle_table
@@ -306,7 +306,21 @@ def _read_input(
         data, where = sys.stdin.buffer.read(MAX_TABLE_BYTES), "stdin"
     else:
         data, where = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles"), place
-    return read_candle_table(data, form, where=where, step_ms=step_ms, timezone=zone)
+    candles, notes = read_candle_table(data, form, where=where, step_ms=interval_ms(model.interval), timezone=zone)
+    # A model of one symbol needs no name.
+    return _add_symbol(candles, place) if len(model.symbols) > 1 else candles, notes
+
+
+def _add_symbol(candles: pl.DataFrame, place: str) -> pl.DataFrame:
+    """Add to candles without a column `symbol` the one that their file's name states, such as BTC_USDT-1h.feather."""
+    import polars as pl
+
+    from mltrain.candles.filenames import read_path
+
+    named = read_path([], Path(place).name)
+    if "symbol" in candles.columns or not named.is_pair:
+        return candles
+    return candles.with_columns(symbol=pl.lit(named.symbol))
 
 
 def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session) -> Outcome:

@@ -438,6 +438,9 @@ def _view_snapshot(taken: TakenSnapshot) -> View:
         gaps = sum(len(facts.gaps) for facts in snap.facts)
         candles = f"{missing:,} candles are" if missing > 1 else "1 candle is"
         yield f"{candles} missing in {gaps:,} gap{'s' * (gaps > 1)}"
+    if snap.funding_facts is not None:
+        gaps = sum(len(facts.gaps) for facts in snap.funding_facts.symbols)
+        yield f"{snap.funding_facts.rows:,} funding rates" + (f", missing in {gaps} gaps" if gaps else "")
     if traffic is not None:
         cached = sum(t.days_cached for t in traffic.symbols)
         weight = f"; peak weight {traffic.peak_weight:,} of {traffic.weight_limit:,} per minute"
@@ -483,7 +486,7 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
 
 @command()
 def snapshots_diff(session: Session, before: SnapshotArgument, after: SnapshotArgument) -> Outcome:
-    """Compare two snapshots: candles that only one has, and candles that differ."""
+    """Compare two snapshots: candles and funding rates that only one has, and those that differ."""
     from mltrain.candles.diff import describe_diff
     from mltrain.snapshots.snapshot import compare_snapshots, open_snapshot
 
@@ -497,6 +500,8 @@ def snapshots_diff(session: Session, before: SnapshotArgument, after: SnapshotAr
                 yield f"{s.symbol}: only in {s.only}"
             elif s.diff is not None:
                 yield f"{s.symbol}: {describe_diff(s.diff)}"
+            if s.funding is not None and not s.funding.is_empty:
+                yield f"{s.symbol}: {describe_diff(s.funding, noun='funding event')}"
         examples = [(s.symbol, example) for s in symbols if s.diff is not None for example in s.diff.examples]
         if examples:
             rows = [(symbol, e.ts, e.field, e.before, e.after) for symbol, e in examples]

@@ -54,7 +54,7 @@ def read_candles_by_symbol(
     if len(symbols) > 1:
         raise InputError(
             f"the candles name no symbol (the model knows {', '.join(symbols)}): expected a column `symbol`",
-            hint="add the column, or pass a mapping of symbol to candles",
+            hint="add the column, name the file after its symbol, or pass a mapping of symbol to candles",
         )
     return {symbols[0]: frame}
 

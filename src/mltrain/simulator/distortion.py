@@ -198,7 +198,7 @@ def _rows_before(rows: Rows, case: Case) -> Rows:
     count = case.fault.amount
     file = read_archive_path(case.request.path)
     if file is not None:
-        path = case.request.path.replace(day_name(file.day * DAY_MS), day_name((file.day - 1) * DAY_MS))
+        path = case.request.path.replace(day_name(file.start_ms), day_name(file.start_ms - DAY_MS))
         day_before = case.ask(Request(path))
         return _read_rows(day_before)[-count:] if day_before.status == 200 and count else []
     first_ms = _open_ms(rows[0]) if rows else int(case.request.query.get("startTime", "0"))

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from mltrain.candles.frame import times_ms
+from mltrain.candles.funding import LONGEST_INTERVAL_MS
 from mltrain.errors import UsageError
-from mltrain.simulator.wire import write_day_zip, write_page
+from mltrain.simulator.wire import write_day_zip, write_funding_zip, write_number, write_page
+from mltrain.sources.funding_download import PAGE_EVENTS, next_month_ms
 from mltrain.sources.markets import MARKETS, SPOT, USDM
 from mltrain.sources.simulated_market import LAST_CLOCK_MS, SimSource, first_open_ms
-from mltrain.times import DAY_MS, INTERVALS_MS, day_name, parse_time
+from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,11 +35,17 @@ ARCHIVE_ROOT: Final = "/archive"
 JSON_TYPE: Final = "application/json;charset=UTF-8"
 
 _DEFAULT_LIMIT: Final = 500
+_DEFAULT_EVENTS: Final = 100
 _INTEGER: Final = re.compile(r"[0-9]{1,15}")
 _ARCHIVE: Final = re.compile(
     r"/archive/data/(?P<folder>spot|futures/um)/daily/klines/(?P<symbol>[A-Z0-9]{2,20})/(?P<interval>[0-9]{1,2}[mhd])/"
-    r"(?P=symbol)-(?P=interval)-(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})\.zip(?P<checksum>\.CHECKSUM)?"
+    r"(?P=symbol)-(?P=interval)-(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})\.zip(?:\.CHECKSUM)?"
 )
+_FUNDING_ARCHIVE: Final = re.compile(
+    r"/archive/data/(?P<folder>futures/um)/monthly/fundingRate/(?P<symbol>[A-Z0-9]{2,20})/"
+    r"(?P=symbol)-fundingRate-(?P<month>[0-9]{4}-[0-9]{2})\.zip(?:\.CHECKSUM)?"
+)
+_CHECKSUM: Final = ".CHECKSUM"
 _NO_SUCH_KEY: Final = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'
     "<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
@@ -52,14 +61,20 @@ class Request:
 
     @property
     def endpoint(self) -> str:
-        """One of time, ping, klines, exchangeInfo, archive, checksum, other."""
+        """One of time, ping, klines, exchangeInfo, fundingRate, archive, checksum, other, ...
+
+        ... and fundingArchive or fundingChecksum for a month of funding events.
+        """
         api = self.market.api
         if self.path.startswith(api):
             name = self.path.removeprefix(api)
+            if name == "fundingRate":
+                return name if self.market.has_funding else "other"
             return name if name in WEIGHTED else "other"
         if not self.path.startswith(f"{ARCHIVE_ROOT}/"):
             return "other"
-        return "checksum" if self.path.endswith(".CHECKSUM") else "archive"
+        kind = "checksum" if self.path.endswith(_CHECKSUM) else "archive"
+        return f"funding{kind.capitalize()}" if "/fundingRate/" in self.path else kind
 
     @property
     def market(self) -> Market:
@@ -99,32 +114,43 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """The zip of a day (days since 1970) in the archive of a market, or its checksum file."""
+    """A zip in the archive of a market, or its checksum file: a day of candles, or a month of funding events.
+
+    Attributes:
+        market: Name of the market.
+        symbol: The symbol.
+        interval: Interval of the candles; empty for funding.
+        start_ms: Beginning of the day or month, ms UTC.
+        end_ms: Its end.
+        zip_name: The file name of the zip.
+        is_checksum: Whether the checksum file is named.
+    """
 
     market: str
     symbol: str
     interval: str
-    day: int
+    start_ms: int
+    end_ms: int
+    zip_name: str
     is_checksum: bool
-
-    @property
-    def zip_name(self) -> str:
-        """The file name of the zip."""
-        return f"{self.symbol}-{self.interval}-{day_name(self.day * DAY_MS)}.zip"
 
 
 @lru_cache(maxsize=4096)
 def read_archive_path(path: str) -> ArchiveFile | None:
     """Return the file that a path of the archive names, whether or not the archive has it; None for any other path."""
-    match = _ARCHIVE.fullmatch(path)
-    if match is None or match["interval"] not in INTERVALS_MS:
+    match = _ARCHIVE.fullmatch(path) or _FUNDING_ARCHIVE.fullmatch(path)
+    named = {} if match is None else match.groupdict()
+    interval, month = named.get("interval") or "", named.get("month")
+    if match is None or (month is None and interval not in INTERVALS_MS):
         return None
     try:
-        day = parse_time(match["day"]) // DAY_MS
+        start_ms = parse_time(named["day"] if month is None else f"{month}-01")
     except UsageError:
         return None
+    end_ms = start_ms + DAY_MS if month is None else next_month_ms(start_ms)
     market = next(name for name, market in MARKETS.items() if market.archive_folder == match["folder"])
-    return ArchiveFile(market, match["symbol"], match["interval"], day, match["checksum"] is not None)
+    zip_name = path.rpartition("/")[2].removesuffix(_CHECKSUM)
+    return ArchiveFile(market, match["symbol"], interval, start_ms, end_ms, zip_name, path.endswith(_CHECKSUM))
 
 
 class _Refused(Exception):  # noqa: N818 -- becomes an answer
@@ -174,7 +200,9 @@ class Exchange:
                     answer = answer_json({})
                 case "exchangeInfo":
                     answer = self._exchange_info(request, clock_ms)
-                case "archive" | "checksum":
+                case "fundingRate":
+                    answer = self._funding_rates(request, clock_ms)
+                case "archive" | "checksum" | "fundingArchive" | "fundingChecksum":
                     answer = self._archive_file(request.path, clock_ms)
         except _Refused as refused:
             answer = refused.answer
@@ -204,6 +232,37 @@ class Exchange:
             clock_ms=clock_ms,
         )
         return Answer(200, body)
+
+    def _funding_rates(self, request: Request, clock_ms: int) -> Answer:
+        """Answer a request for funding events: the first ones from `startTime` on, or without it the latest ones."""
+        query = request.query
+        symbol = self._check_symbol(_read_text(query, "symbol"))
+        start_ms, end_ms = _read_integer(query, "startTime"), _read_integer(query, "endTime")
+        limit = _read_integer(query, "limit")
+        _check_limit(limit, request.market, most=PAGE_EVENTS)
+        _check_order(start_ms, end_ms, request.market)
+        before_ms = min(clock_ms, clock_ms if end_ms is None else end_ms + 1)
+        count = limit or _DEFAULT_EVENTS
+        # An event more than fits at either end, as each may be some milliseconds late.
+        reach_ms = (count + 1) * LONGEST_INTERVAL_MS
+        if start_ms is None:
+            return answer_json(self._funding_events(symbol, max(0, before_ms - reach_ms), before_ms)[-count:])
+        return answer_json(self._funding_events(symbol, start_ms, min(before_ms, start_ms + reach_ms))[:count])
+
+    def _funding_events(self, symbol: str, start_ms: int, end_ms: int) -> list[Json]:
+        """Return the funding events of a symbol from `start_ms` to before `end_ms`, ms UTC, as the exchange does."""
+        frame = self.source(USDM, "1m").funding_of(symbol, TimeRange(start_ms, end_ms))
+        return [
+            {
+                "symbol": symbol,
+                "fundingTime": time_ms,
+                "fundingRate": write_number(rate),
+                "markPrice": "" if mark_price is None else write_number(mark_price),
+            }
+            for time_ms, rate, mark_price in zip(
+                times_ms(frame).tolist(), frame["rate"].to_list(), frame["mark_price"].to_list(), strict=True
+            )
+        ]
 
     def _exchange_info(self, request: Request, clock_ms: int) -> Answer:
         """Answer a request for the symbols and limits of the exchange; that of futures takes no symbols."""
@@ -261,14 +320,18 @@ class Exchange:
     def _archive_file(self, path: str, clock_ms: int) -> Answer:
         """Answer a request for a file of the archive, which has all closed days but the newest `archive_lag_days`."""
         file = read_archive_path(path)
+        if file is None or file.symbol not in _symbols():
+            return answer_no_file()
+        newest_ms = (clock_ms // DAY_MS - self.archive_lag_days) * DAY_MS
+        if file.end_ms > newest_ms or file.start_ms < first_open_ms(file.interval or "1m") // DAY_MS * DAY_MS:
+            return answer_no_file()
+        if not file.interval:
+            data = write_funding_zip(self.source(file.market, "1m"), file.symbol, file.start_ms, file.end_ms)
         # Of intervals longer than a day there are no daily files.
-        if file is None or file.symbol not in _symbols() or INTERVALS_MS[file.interval] > DAY_MS:
+        elif INTERVALS_MS[file.interval] > DAY_MS or (file.interval == "1s" and not MARKETS[file.market].has_seconds):
             return answer_no_file()
-        if file.interval == "1s" and not MARKETS[file.market].has_seconds:
-            return answer_no_file()
-        if file.day not in range(first_open_ms(file.interval) // DAY_MS, clock_ms // DAY_MS - self.archive_lag_days):
-            return answer_no_file()
-        data = write_day_zip(self.source(file.market, file.interval), file.symbol, file.day)
+        else:
+            data = write_day_zip(self.source(file.market, file.interval), file.symbol, file.start_ms // DAY_MS)
         return answer_checksum(data, file.zip_name) if file.is_checksum else Answer(200, data, "application/zip")
 
 

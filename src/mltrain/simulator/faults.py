@@ -17,7 +17,6 @@ from mltrain.documents.values import Located
 from mltrain.names import did_you_mean, show
 from mltrain.simulator.exchange import read_archive_path
 from mltrain.storage.reading import read_file
-from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,12 +31,17 @@ FIELDS: Final = (
     "close_time", "quote_volume", "trades", "taker_buy_base", "taker_buy_quote",
 )  # fmt: skip
 
-ENDPOINTS: Final = ("any", "time", "ping", "exchangeInfo", "klines", "archive", "checksum")
+ENDPOINTS: Final = (
+    *("any", "time", "ping", "exchangeInfo", "klines", "archive", "checksum"),
+    *("fundingRate", "fundingArchive", "fundingChecksum"),
+)
 
 _MAX_FILE_BYTES: Final = 1 << 20
 _EVERY: Final = ENDPOINTS[1:]
 _ROWS: Final = ("klines", "archive")
-_FILES: Final = ("archive", "checksum")
+_ZIPS: Final = ("archive", "fundingArchive")
+_CHECKSUMS: Final = ("checksum", "fundingChecksum")
+_FILES: Final = (*_ZIPS, *_CHECKSUMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +94,14 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "micros": _Kind("counts the times of rows in microseconds", on=("klines",)),
     # Wrong archive files. Except for the first three kinds, the checksum fits the file that is sent.
     "not_found": _Kind("has no such file", on=_FILES),
-    "bad_checksum": _Kind("gives another checksum than the file's", on=("checksum",)),
-    "wrong_checksum_name": _Kind("gives the checksum under another file's name", on=("checksum",)),
-    "truncated_rows": _Kind("ends the CSV in the middle of a row", on=("archive",)),
+    "bad_checksum": _Kind("gives another checksum than the file's", on=_CHECKSUMS),
+    "wrong_checksum_name": _Kind("gives the checksum under another file's name", on=_CHECKSUMS),
+    "truncated_rows": _Kind("ends the CSV in the middle of a row", on=_ZIPS),
     "with_header": _Kind("begins the CSV with the names of its columns", on=("archive",)),
-    "corrupt_zip": _Kind("turns bits over in the middle of the zip", on=("archive",)),
-    "zip_bomb": _Kind("packs `count` MB of zeros as the CSV", on=("archive",), count=300),
-    "two_members": _Kind("packs a second file after the CSV", on=("archive",)),
-    "path_traversal_member": _Kind("names the CSV `../../` and its name", on=("archive",)),
+    "corrupt_zip": _Kind("turns bits over in the middle of the zip", on=_ZIPS),
+    "zip_bomb": _Kind("packs `count` MB of zeros as the CSV", on=_ZIPS, count=300),
+    "two_members": _Kind("packs a second file after the CSV", on=_ZIPS),
+    "path_traversal_member": _Kind("names the CSV `../../` and its name", on=_ZIPS),
 }
 
 #: Every kind of fault and what it does.
@@ -203,7 +207,7 @@ def _covers(request: Request, at_ms: int) -> bool:
     """Return whether the requested open times include `at_ms`, ms UTC; those without start or end are not limited."""
     file = read_archive_path(request.path)
     if file is not None:
-        return at_ms // DAY_MS == file.day
+        return file.start_ms <= at_ms < file.end_ms
     start, end = request.query.get("startTime", "0"), request.query.get("endTime", str(at_ms))
     return start.isdecimal() and end.isdecimal() and int(start) <= at_ms <= int(end)
 

@@ -23,6 +23,7 @@ from mltrain.simulator.exchange import ARCHIVE_ROOT, Exchange, Request, answer_c
 from mltrain.simulator.faults import FaultScript
 from mltrain.simulator.server_thread import HOST, ServerThread
 from mltrain.simulator.weight_meter import Charge, WeightMeter
+from mltrain.sources.funding_download import FUNDING_LIMIT, FUNDING_LIMIT_MS
 from mltrain.sources.markets import MARKETS
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import SECOND_MS
@@ -77,6 +78,7 @@ class SimServer:
         latency_ms: Delay of every answer.
         weight_limit: Weight allowed per minute in each market; None: that of the real market, 6,000 for spot and 2,400
             for futures. See `mltrain.simulator.weight_meter`.
+        funding_limit: Requests for funding rates allowed in five minutes.
         archive_lag_days: How many of the newest closed days the archive lacks.
         faults: Scripted faults.
         port: Port to listen on; 0: any free port.
@@ -96,6 +98,7 @@ class SimServer:
         ticking: bool = False,
         latency_ms: float = 0.0,
         weight_limit: int | None = None,
+        funding_limit: int = FUNDING_LIMIT,
         archive_lag_days: int = 1,
         faults: Sequence[Fault] = (),
         port: int = 0,
@@ -115,6 +118,7 @@ class SimServer:
         self._ticking = ticking
         self._latency_s = latency_ms / SECOND_MS
         self._meters = {name: WeightMeter(weight_limit or market.weight_limit) for name, market in MARKETS.items()}
+        self._funding_meter = WeightMeter(funding_limit, window_s=FUNDING_LIMIT_MS // SECOND_MS)
         self._script = FaultScript(faults)
         self._pairs = _ChecksumPairs()
         self._log = _Log(on_answer)
@@ -202,9 +206,13 @@ class SimServer:
 
     def _charge(self, request: Request, at_s: float) -> Charge:
         """Count the weight of a request that arrived at `at_s`, in monotonic seconds."""
+        now_s = self._started_ms / SECOND_MS + at_s - self._started_s
+        if request.endpoint == "fundingRate":
+            # Counted apart; its answers report the weight of the minute all the same.
+            charge = self._funding_meter.charge(1, now_s)
+            return replace(charge, weight_used=self._meters[request.market.name].used)
         if not request.weight:
             return Charge(0)
-        now_s = self._started_ms / SECOND_MS + at_s - self._started_s
         return self._meters[request.market.name].charge(request.weight, now_s)
 
     def _choose_answer(self, request: Request, charge: Charge, hit: Hit | None) -> Answer:
@@ -220,7 +228,7 @@ class SimServer:
         else:
             # After the weight, which the fault may replace.
             answer = self._distort(hit, request, _add_weight_headers(answer, charge))
-        if request.endpoint == "archive" and self._script:
+        if request.endpoint in {"archive", "fundingArchive"} and self._script:
             is_changed = hit is not None and changes_archive(hit.fault) and answer.status == 200
             self._pairs.note_file(request.path, answer.body if is_changed else None)
         return answer
@@ -232,7 +240,7 @@ class SimServer:
     def _true_answer(self, request: Request) -> Answer:
         """Return the answer without this request's fault; a checksum is that of the file that is or will be sent."""
         answer = self._exchange.answer(request, self.clock_ms())
-        if request.endpoint != "checksum" or answer.status != 200 or not self._script:
+        if request.endpoint not in {"checksum", "fundingChecksum"} or answer.status != 200 or not self._script:
             return answer
         file = Request(request.path.removesuffix(".CHECKSUM"))
         is_sent, data = self._pairs.note_checksum(file.path)

@@ -37,11 +37,13 @@ class WeightMeter:
     """Counts the weight of one client.
 
     Args:
-        limit: Weight allowed per minute.
+        limit: Weight allowed per window.
+        window_s: Length of the windows, which begin at multiples of it.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, window_s: int = MINUTE_S) -> None:
         self._limit = limit
+        self._window_s = window_s
         self._minute = -1
         self._used = 0
         self._refused_at_s = -math.inf
@@ -49,8 +51,8 @@ class WeightMeter:
         self._banned = False
 
     def charge(self, weight: int, now_s: float) -> Charge:
-        """Count a request of some weight at `now_s`, in seconds; minutes start at multiples of 60."""
-        minute = int(now_s // MINUTE_S)
+        """Count a request of some weight at `now_s`, in seconds; windows start at multiples of their length."""
+        minute = int(now_s // self._window_s)
         if minute != self._minute:
             self._minute, self._used = minute, 0
         self._used += weight
@@ -63,8 +65,13 @@ class WeightMeter:
         if self._used <= self._limit:
             return Charge(self._used)
         self._refused_at_s = now_s
-        self._closed_until_s = float((minute + 1) * MINUTE_S)
+        self._closed_until_s = float((minute + 1) * self._window_s)
         return self._refuse(429, now_s)
+
+    @property
+    def used(self) -> int:
+        """Weight used in the window of the last request."""
+        return self._used
 
     def _refuse(self, status: int, now_s: float) -> Charge:
         """Return a refusal with the seconds from `now_s` until requests are allowed again."""

@@ -199,6 +199,15 @@ def write_day_zip(source: SimSource, symbol: str, day: int) -> bytes:
     return write_zip([(f"{symbol}-{source.interval}-{day_name(day * DAY_MS)}.csv", csv)])
 
 
+@lru_cache(maxsize=512)
+def write_funding_zip(source: SimSource, symbol: str, start_ms: int, end_ms: int) -> bytes:
+    """Return the archive's zip of a month's funding events, from `start_ms` to before `end_ms`, ms UTC."""
+    frame = source.funding_of(symbol, TimeRange(start_ms, end_ms))
+    rows = zip(times_ms(frame).tolist(), map(write_number, frame["rate"].to_list()), strict=True)
+    csv = "calc_time,funding_interval_hours,last_funding_rate\n" + "".join(f"{ts},8,{rate}\n" for ts, rate in rows)
+    return write_zip([(f"{symbol}-fundingRate-{day_name(start_ms)[:7]}.csv", csv.encode())])
+
+
 def write_zip(members: Sequence[tuple[str, bytes]]) -> bytes:
     """Return a zip of files, given by name and content; equal files give equal bytes."""
     out = io.BytesIO()

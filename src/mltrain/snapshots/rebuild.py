@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+import polars as pl
+
 from mltrain.candles.anomalies import empty_columns
 from mltrain.candles.candle_file import CandleFile, encode_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import content_sha256
+from mltrain.candles.funding import encode_funding, funding_sha256
 from mltrain.errors import InputError
 from mltrain.names import join_first
 from mltrain.snapshots.snapshot import FOLDER
-from mltrain.snapshots.snapshot_record import file_name
+from mltrain.snapshots.snapshot_record import FUNDING_FILE, file_name
+from mltrain.snapshots.take import funding_in_window
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.hashing import hash_file, sha256_bytes
 from mltrain.storage.locks import lock_folder
@@ -29,12 +33,10 @@ from mltrain.times import day_name, interval_ms
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import polars as pl
-
     from mltrain.progress import Progress
     from mltrain.snapshots.snapshot import Snapshot
     from mltrain.snapshots.snapshot_record import SymbolFacts
-    from mltrain.sources.source import Source
+    from mltrain.sources.source import FundingDownload, Source
 
 _MAX_NAMED_BLOCKS: Final = 3
 
@@ -77,6 +79,7 @@ def rebuild_snapshot(
         else nullcontext()
     )
     window = snapshot.window
+    funding = source.funding(snapshot.symbols, window) if snapshot.funding_facts is not None else None
     with (
         source.download(snapshot.symbols, window, data_dir=data_dir, refresh=False, progress=progress) as downloaded,
         lock,
@@ -86,9 +89,38 @@ def rebuild_snapshot(
         rebuilt = tuple(
             _rebuild_file(snapshot, facts, downloaded.candles(facts.symbol).frame) for facts in snapshot.facts
         )
-        for note in downloaded.notes():
+        for note in (*downloaded.notes(), *(funding.notes if funding is not None else ())):
             progress.warn(note)
-        return rebuilt
+        return rebuilt if funding is None else (*rebuilt, _rebuild_funding(snapshot, funding))
+
+
+def _rebuild_funding(snapshot: Snapshot, funding: FundingDownload) -> RebuiltFile:
+    """Replace the file of funding events if it is damaged and these events give the bytes in the manifest."""
+    assert snapshot.funding_facts is not None  # noqa: S101 -- the caller has checked it
+    facts, path = snapshot.funding_facts, snapshot.path / FUNDING_FILE
+    frames = funding_in_window(funding, snapshot.window)
+    data = encode_funding(pl.concat(frames.values()))
+    is_sound = _has_hash(path, facts.sha256)
+    if sha256_bytes(data) == facts.sha256:
+        if not is_sound:
+            atomic_write(path, data)
+        return RebuiltFile(FUNDING_FILE, outcome="sound" if is_sound else "rebuilt", detail="")
+    changed = [each.symbol for each in facts.symbols if funding_sha256(frames[each.symbol]) != each.content_sha256]
+    writer = dict(snapshot.tools).get("pyarrow", "another version")
+    reason = f"the events are the same, but pyarrow {version('pyarrow')} compresses them differently from {writer}"
+    if changed:
+        reason = f"the source now has other funding events of {join_first(changed, _MAX_NAMED_BLOCKS)}"
+    if is_sound:
+        return RebuiltFile(FUNDING_FILE, outcome="sound", detail=f"but could not be made again: {reason}")
+    return RebuiltFile(FUNDING_FILE, outcome="lost", detail=reason)
+
+
+def _has_hash(path: Path, sha256: str) -> bool:
+    """Return whether a file can be read and has this SHA-256."""
+    try:
+        return hash_file(path, max_bytes=MAX_FILE_BYTES, what="the file") == sha256
+    except InputError:
+        return False
 
 
 def _rebuild_file(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -> RebuiltFile:
@@ -104,10 +136,7 @@ def _rebuild_file(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -
     # The snapshot was written without these columns.
     frame = empty_columns(frame, facts.volumes)
     file = encode_candles(frame, interval_ms(snapshot.interval)) if frame.height else CandleFile(b"", ())
-    try:
-        is_sound = hash_file(path, max_bytes=MAX_FILE_BYTES, what="the file") == facts.sha256
-    except InputError:
-        is_sound = False
+    is_sound = _has_hash(path, facts.sha256)
     if sha256_bytes(file.data) == facts.sha256:
         if not is_sound:
             atomic_write(path, file.data)

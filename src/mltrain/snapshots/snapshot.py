@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING, Final
 from mltrain.candles.candle_file import find_damaged_blocks, read_candles
 from mltrain.candles.diff import compare_frames
 from mltrain.candles.frame import times_ms
+from mltrain.candles.funding import check_funding, read_funding
 from mltrain.documents.records import to_json
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, join_first, nearest, read_folder, show
-from mltrain.snapshots.snapshot_record import KIND, SnapshotRecord, SymbolFacts, file_name, parse_id
+from mltrain.snapshots.snapshot_record import (
+    FUNDING_FILE,
+    KIND,
+    SnapshotRecord,
+    SymbolFacts,
+    SymbolFundingFacts,
+    file_name,
+    parse_id,
+)
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
@@ -81,6 +90,37 @@ class Snapshot(SnapshotRecord):
             raise InputError(f"{where}: its first and last candle are not those in the manifest")
         return frame
 
+    def funding(self, symbol: str) -> pl.DataFrame:
+        """Read the funding events of a symbol, sorted by time; the columns are those of FUNDING_SCHEMA.
+
+        Missing events are gaps in `SymbolFundingFacts.gaps`, and not rates of zero.
+
+        Raises:
+            InputError: The snapshot has no funding or no such symbol, or its manifest or file has changed.
+        """
+        if self.funding_facts is None:
+            raise InputError(
+                f"snapshot {self.id} has no funding rates",
+                hint="take one with `mltrain snapshot --market usdm`, and --source binance, archive or sim",
+            )
+        facts = self.funding_facts.of_symbol(symbol)
+        if facts is None:
+            raise InputError(
+                f"snapshot {self.id} has no symbol {show(symbol)}", hint=did_you_mean(symbol, self.symbols)
+            )
+        where = str(self.path / FUNDING_FILE)
+        data = read_listed(
+            self.path, _read_manifest_again(self), FUNDING_FILE, max_bytes=_max_bytes(self.funding_facts.rows)
+        )
+        everything = read_funding(data, rows=self.funding_facts.rows, where=where)
+        events = everything.filter(everything["symbol"] == symbol)
+        checked = check_funding(events, symbol=symbol, where=where)
+        ts_ms = times_ms(checked)
+        ends = (int(ts_ms[0]), int(ts_ms[-1])) if ts_ms.size else (None, None)
+        if not checked.equals(events) or (events.height, *ends) != (facts.events, facts.first_ms, facts.last_ms):
+            raise InputError(f"{where}: the events of {symbol} are not those in the manifest")
+        return checked
+
 
 @dataclass(frozen=True, slots=True)
 class SymbolDiff:
@@ -90,11 +130,13 @@ class SymbolDiff:
         symbol: The symbol.
         only: The id of the only snapshot that has the symbol; empty if both have it.
         diff: The difference from the first to the second; None if only one has the symbol.
+        funding: The difference in funding events; None if a snapshot lacks them.
     """
 
     symbol: str
     only: str
     diff: FrameDiff | None
+    funding: FrameDiff | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +226,14 @@ def compare_snapshots(before: Snapshot, after: Snapshot) -> tuple[SymbolDiff, ..
     """Return how the candles of each symbol that either snapshot has differ, sorted by symbol.
 
     Raises:
-        InputError: The snapshots have different intervals.
+        InputError: The snapshots have different intervals or markets.
     """
+    markets = before.source.known_market, after.source.known_market
+    if all(markets) and markets[0] != markets[1]:
+        raise InputError(
+            f"snapshots of different markets cannot be compared: {before.id} is of {markets[0]}, {after.id} of "
+            f"{markets[1]}"
+        )
     if before.interval != after.interval:
         raise InputError(
             f"snapshots of different intervals cannot be compared: {before.id} has {before.interval} candles, "
@@ -198,7 +246,9 @@ def compare_snapshots(before: Snapshot, after: Snapshot) -> tuple[SymbolDiff, ..
             diffs.append(SymbolDiff(symbol, only=owners[0].id, diff=None))
         else:
             diff = compare_frames(before.candles(symbol), after.candles(symbol))
-            diffs.append(SymbolDiff(symbol, only="", diff=diff))
+            has_funding = before.funding_facts is not None and after.funding_facts is not None
+            funding = compare_frames(before.funding(symbol), after.funding(symbol)) if has_funding else None
+            diffs.append(SymbolDiff(symbol, only="", diff=diff, funding=funding))
     return tuple(diffs)
 
 
@@ -216,7 +266,8 @@ def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
         return (err.message,)
     problems = verify_files(snapshot.path, manifest)
     if not problems:
-        return tuple(problem for facts in snapshot.facts for problem in _check_facts(snapshot, facts))
+        checked = [problem for facts in snapshot.facts for problem in _check_facts(snapshot, facts)]
+        return (*checked, *_check_funding_facts(snapshot))
     return tuple(problem + _describe_damage(snapshot, problem) for problem in problems)
 
 
@@ -272,6 +323,23 @@ def _check_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
             yield f"{where}: {key} is {actual[key]}, the manifest says {recorded}"
     if find_damaged_blocks(data, facts.blocks):
         yield f"{where}: its days are not where the manifest says"
+
+
+def _check_funding_facts(snapshot: Snapshot) -> Iterator[str]:
+    """Compute the facts about funding events again, and yield each difference from the manifest as a sentence."""
+    for facts in snapshot.funding_facts.symbols if snapshot.funding_facts is not None else ():
+        where = f"{snapshot.path / FUNDING_FILE}: {facts.symbol}"
+        candles = next(file for file in snapshot.facts if file.symbol == facts.symbol)
+        try:
+            frame = snapshot.funding(facts.symbol)
+        except InputError as err:
+            yield err.message
+            continue
+        step_ms = interval_ms(snapshot.interval)
+        actual = to_json(SymbolFundingFacts.of(frame, candles, step_ms=step_ms, origins=facts.origins))
+        for key, recorded in to_json(facts).items():
+            if actual[key] != recorded:
+                yield f"{where}: {key} is {actual[key]}, the manifest says {recorded}"
 
 
 def _read_manifest_again(snapshot: Snapshot) -> Manifest:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, get_args
 from mltrain.candles.anomalies import FalseVolume, Jump, count_zero_trade, find_jumps, find_zero_trade_runs
 from mltrain.candles.candle_file import FIRST_OFFSET, Block
 from mltrain.candles.frame import Gap, content_sha256, find_gaps, times_ms
+from mltrain.candles.funding import FundingGap, find_funding_gaps, funding_sha256, usual_interval_ms
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.documents.records import (
     OMIT_DEFAULT,
@@ -48,12 +49,16 @@ from mltrain.times import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import polars as pl
 
 # How the window fits symbols of which one begins or ends before another; see `SnapshotRequest`.
 Align: TypeAlias = Literal["union", "common"]
 
 KIND: Final = "snapshot"
+#: Name of the file with the funding events of all symbols.
+FUNDING_FILE: Final = "funding.parquet"
 # Daily prices of currencies since 1971.
 MAX_DAYS: Final = 20_000
 # Runs and jumps of one symbol: a manifest should stay readable.
@@ -225,6 +230,85 @@ class SymbolFacts:
         return FileEntry(file_name(self.symbol), self.sha256, self.bytes, facts)
 
 
+@record
+@dataclass(frozen=True, slots=True)
+class SymbolFundingFacts:
+    """The facts about the funding events of one symbol in a snapshot.
+
+    Attributes:
+        symbol: The symbol.
+        events: Number of events; 0 only if the symbol's candles cover less than 8 hours.
+        first_ms: Time of the first event, ms UTC; None without one.
+        last_ms: Time of the last event, ms UTC; None without one.
+        interval_ms: The most frequent interval between two events, in whole hours as ms; None with fewer than two.
+        gaps: Times without an event that was due, between the symbol's first and last candle.
+        origins: Where the events came from, by time; empty if the source has only one place.
+        content_sha256: SHA-256 of the events' values.
+    """
+
+    symbol: Annotated[str, SYMBOL]
+    events: Annotated[int, Limits(0, MAX_ROWS)]
+    first_ms: Annotated[TimeMs | None, Key("first")]
+    last_ms: Annotated[TimeMs | None, Key("last")]
+    interval_ms: Annotated[int, Limits(0)] | None
+    gaps: tuple[Annotated[FundingGap, ROW], ...]
+    origins: tuple[Annotated[Origin, ROW], ...]
+    content_sha256: Sha256
+
+    @classmethod
+    def of(
+        cls, frame: pl.DataFrame, candles: SymbolFacts, *, step_ms: int, origins: tuple[Origin, ...]
+    ) -> SymbolFundingFacts:
+        """Return the facts about a symbol's events, as `check_funding` returns them.
+
+        Args:
+            frame: The events.
+            candles: The facts about the symbol's candles, which say when events were due.
+            step_ms: Length of a candle.
+            origins: Where the events came from.
+        """
+        ts_ms = times_ms(frame)
+        due = ts_ms[(ts_ms >= candles.first_ms) & (ts_ms < candles.last_ms + step_ms)]
+        return cls(
+            symbol=candles.symbol,
+            events=frame.height,
+            first_ms=int(ts_ms[0]) if ts_ms.size else None,
+            last_ms=int(ts_ms[-1]) if ts_ms.size else None,
+            interval_ms=usual_interval_ms(ts_ms),
+            gaps=find_funding_gaps(due, start_ms=candles.first_ms, end_ms=candles.last_ms + step_ms),
+            origins=origins,
+            content_sha256=funding_sha256(frame),
+        )
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class FundingFacts:
+    """The facts about the file with the funding events of all symbols of a snapshot.
+
+    Attributes:
+        symbols: The facts about the events of each symbol, sorted by symbol.
+        rows: Number of events, all symbols together.
+        sha256: SHA-256 of the file's bytes.
+        bytes: Size of the file.
+    """
+
+    symbols: tuple[SymbolFundingFacts, ...]
+    rows: Annotated[int, Limits(0, MAX_ROWS)]
+    sha256: Sha256
+    bytes: int
+
+    def to_entry(self) -> FileEntry:
+        """Return the manifest's entry for the file, which holds all these facts."""
+        facts = to_json(self)
+        del facts["sha256"], facts["bytes"]
+        return FileEntry(FUNDING_FILE, self.sha256, self.bytes, facts)
+
+    def of_symbol(self, symbol: str) -> SymbolFundingFacts | None:
+        """Return the facts about the events of one symbol; None if there are none."""
+        return next((facts for facts in self.symbols if facts.symbol == symbol), None)
+
+
 def _as_pairs(tools: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(tools.items())
 
@@ -244,6 +328,7 @@ class SnapshotRecord:
         notes: Notes of the source, such as duplicates dropped.
         facts: The facts about each file, sorted by symbol.
         input_files: What was understood of the user's own files; None for any other source.
+        funding_facts: The facts about the file of funding events; None without one: spot, and files.
     """
 
     id: Annotated[str, SNAPSHOT]
@@ -256,12 +341,15 @@ class SnapshotRecord:
     facts: Annotated[tuple[SymbolFacts, ...], Key("files")]
     # Missing in manifests of earlier versions.
     input_files: Annotated[InputFiles | None, OMIT_DEFAULT] = field(default=None, kw_only=True)
+    funding_facts: Annotated[FundingFacts | None, Key("funding"), OMIT_DEFAULT] = field(default=None, kw_only=True)
 
     def to_manifest(self) -> Manifest:
         """Return the manifest that holds this record."""
         head = to_json(self)
         del head["files"]
-        return Manifest(KIND, head, tuple(facts.to_entry() for facts in self.facts))
+        head.pop("funding", None)
+        funding = () if self.funding_facts is None else (self.funding_facts.to_entry(),)
+        return Manifest(KIND, head, (*(facts.to_entry() for facts in self.facts), *funding))
 
     @classmethod
     def from_manifest(cls, manifest: Manifest, *, where: str) -> SnapshotRecord:
@@ -270,9 +358,16 @@ class SnapshotRecord:
         Raises:
             InputError: Fields are missing, unknown, wrong or contradict each other; names every violation.
         """
-        files: list[Json] = [{**entry.facts, "sha256": entry.sha256, "bytes": entry.bytes} for entry in manifest.files]
-        record = read_record(Located({**manifest.head, "files": files}, where), cls)
+        described: dict[str, Json] = {
+            entry.path: {**entry.facts, "sha256": entry.sha256, "bytes": entry.bytes} for entry in manifest.files
+        }
+        funding: dict[str, Json] = {"funding": described.pop(FUNDING_FILE)} if FUNDING_FILE in described else {}
+        record = read_record(Located({**manifest.head, "files": [*described.values()], **funding}, where), cls)
         problems = _find_contradictions(record, manifest)
+        if record.funding_facts is not None:
+            problems += _find_funding_contradictions(record.funding_facts, record)
+        if "funding" in manifest.head:
+            problems.append(f"funding: belongs to the entry of {FUNDING_FILE}")
         if manifest.head["request"] != to_json(record.request):
             problems.append("request: its symbols must be sorted and without repetition, and its end be written in UTC")
         if problems:
@@ -295,9 +390,14 @@ class SnapshotRecord:
         return TimeRange(max(asked.start_ms, first_ms), asked.end_ms)
 
     def has_same_candles(self, other: SnapshotRecord) -> bool:
-        """Return whether the other snapshot has the same candles and the same request to the same source."""
-        hashes = [[(facts.symbol, facts.content_sha256) for facts in r.facts] for r in (self, other)]
-        return self.has_same_request(other) and hashes[0] == hashes[1]
+        """Return whether the other snapshot has the same candles and funding, and the same request to its source."""
+        return self.has_same_request(other) and self._content_hashes() == other._content_hashes()
+
+    def _content_hashes(self) -> list[tuple[str, str]]:
+        """Return symbol and content hash of the candles, then of the funding events, of each symbol."""
+        hashes = [(facts.symbol, facts.content_sha256) for facts in self.facts]
+        funding = self.funding_facts.symbols if self.funding_facts is not None else ()
+        return hashes + [(facts.symbol, facts.content_sha256) for facts in funding]
 
     def has_same_request(self, other: SnapshotRecord) -> bool:
         """Return whether the other snapshot was taken by the same request to the same source, with the same cut."""
@@ -349,7 +449,7 @@ def _find_contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str
     is_cut = cut_ms > 0 and cut_ms == floor_to_grid(cut_ms, step_ms)
     if not is_cut or not 0 <= request.window(cut_ms).start_ms < cut_ms:
         problems.append(f"id: {show(record.id)} is not a cut of {request.interval} candles")
-    names = [entry.path for entry in manifest.files]
+    names = [entry.path for entry in manifest.files if entry.path != FUNDING_FILE]
     if names != [file_name(symbol) for symbol in request.symbols]:
         problems.append(f"files: expected those of {', '.join(request.symbols)}, got {', '.join(names)}")
     window = record.window
@@ -369,6 +469,22 @@ def _find_contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str
         if facts.zero_trade_rows > facts.rows:
             problems.append(f"{name}: more rows without a trade than rows")
     return problems
+
+
+def _find_funding_contradictions(funding: FundingFacts, record: SnapshotRecord) -> Iterator[str]:
+    """Yield in a sentence each contradiction between the facts about funding and the record."""
+    symbols = tuple(facts.symbol for facts in funding.symbols)
+    if symbols != record.request.symbols:
+        yield f"{FUNDING_FILE}: expected the symbols {', '.join(record.request.symbols)}, got {', '.join(symbols)}"
+    if funding.rows != sum(facts.events for facts in funding.symbols):
+        yield f"{FUNDING_FILE}: its rows are not the events of its symbols together"
+    window = record.window
+    for facts in funding.symbols:
+        if (facts.events == 0) != (facts.first_ms is None) or (facts.first_ms is None) != (facts.last_ms is None):
+            yield f"{FUNDING_FILE}: {facts.symbol}: first and last do not fit the number of events"
+        times = [time_ms for time_ms in (facts.first_ms, facts.last_ms) if time_ms is not None]
+        if times != sorted(times) or not all(window.start_ms <= time_ms < window.end_ms for time_ms in times):
+            yield f"{FUNDING_FILE}: {facts.symbol}: first and last are not inside {window}"
 
 
 def _are_consecutive(blocks: tuple[Block, ...], file_bytes: int) -> bool:

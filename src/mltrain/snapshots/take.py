@@ -14,16 +14,29 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+import polars as pl
+
 from mltrain._version import __version__
 from mltrain.candles.anomalies import empty_false_volumes
 from mltrain.candles.candle_file import encode_candles, read_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import times_ms
+from mltrain.candles.funding import LONGEST_INTERVAL_MS, encode_funding, read_funding
 from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.names import join_first
 from mltrain.snapshots.snapshot import FOLDER, LATEST, open_named, verify_snapshot
-from mltrain.snapshots.snapshot_record import SnapshotRecord, SnapshotRequest, SymbolFacts, file_name, snapshot_id
+from mltrain.snapshots.snapshot_record import (
+    FUNDING_FILE,
+    FundingFacts,
+    SnapshotRecord,
+    SnapshotRequest,
+    SymbolFacts,
+    SymbolFundingFacts,
+    file_name,
+    snapshot_id,
+)
 from mltrain.sources.async_run import run_in_threads
+from mltrain.sources.markets import USDM
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.folders import make_folder, staging
 from mltrain.storage.locks import lock_folder
@@ -36,13 +49,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import polars as pl
-
     from mltrain.candles.anomalies import FalseVolume
     from mltrain.progress import Progress
     from mltrain.snapshots.snapshot import Snapshot
     from mltrain.snapshots.snapshot_record import Align
-    from mltrain.sources.source import DownloadResult, InputFiles, Origin, Source, SymbolCandles, TrafficReport
+    from mltrain.sources.source import (
+        DownloadResult,
+        FundingDownload,
+        InputFiles,
+        Origin,
+        Source,
+        SymbolCandles,
+        TrafficReport,
+    )
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.storage.folders import Stage
 
@@ -240,6 +259,8 @@ def take_snapshot(
         notes=(),
         facts=(),
     )
+    # Before the candles, whose traffic report then counts these requests too.
+    funding = source.funding(request.symbols, window) if source.market == USDM else None
     with (
         source.download(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as downloaded,
         lock_folder(folder, purpose=f"publishing the snapshot {record.id}"),
@@ -256,8 +277,16 @@ def take_snapshot(
                 facts = run_in_threads([partial(_trim_file, stage.path, f, window, source.interval) for f in facts])
                 record = replace(record, id=snapshot_id(window.end_ms))
             _check_gaps(facts, max_missing)
-            record = replace(record, notes=downloaded.notes(), facts=facts, input_files=downloaded.input_files())
-            for warning in (*record.notes, *_list_warnings(facts, window, interval_ms(source.interval))):
+            notes = downloaded.notes()
+            if funding is not None:
+                notes = (*notes, *funding.notes)
+                written = _write_funding(stage.path, funding, facts, window, interval_ms(source.interval))
+                record = replace(record, funding_facts=written)
+            elif source.market == USDM:
+                progress.warn(f"the source {source.name} gives no funding rates: they are unknown, not zero")
+            record = replace(record, notes=notes, facts=facts, input_files=downloaded.input_files())
+            warnings = (*_list_warnings(facts, window, interval_ms(source.interval)), *_list_funding_warnings(record))
+            for warning in (*record.notes, *warnings):
                 progress.warn(warning)
             return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
 
@@ -337,6 +366,64 @@ def _write_candles(
     )
 
 
+def funding_in_window(funding: FundingDownload, window: TimeRange) -> dict[str, pl.DataFrame]:
+    """Return the funding events of each symbol in a window, sorted by symbol, with the columns of FUNDING_SCHEMA."""
+    frames = {}
+    for symbol in sorted(funding.symbols):
+        frame = funding.symbols[symbol].frame
+        first, stop = times_ms(frame).searchsorted([window.start_ms, window.end_ms]).tolist()
+        frames[symbol] = frame.slice(first, stop - first)
+    return frames
+
+
+def _write_funding(
+    stage: Path, funding: FundingDownload, facts: Sequence[SymbolFacts], window: TimeRange, step_ms: int
+) -> FundingFacts:
+    """Write the funding events in a window to a file in the folder `stage`; return the facts about them.
+
+    Raises:
+        InputError: A symbol has no event, although its candles cover more than the longest interval between two.
+    """
+    frames = funding_in_window(funding, window)
+    described = []
+    for candles in facts:
+        symbol = candles.symbol
+        covered = TimeRange(candles.first_ms, candles.last_ms + step_ms)
+        if frames[symbol].is_empty() and covered.end_ms - covered.start_ms > LONGEST_INTERVAL_MS:
+            raise InputError(
+                f"{symbol} has no funding rates from {covered}, and a perpetual future pays funding every 8 hours or "
+                "more often",
+                hint="run the same command again, or leave the symbol out of --symbols",
+            )
+        origins = _trim_origins(funding.symbols[symbol].origins, window)
+        described.append(SymbolFundingFacts.of(frames[symbol], candles, step_ms=step_ms, origins=origins))
+    data = encode_funding(pl.concat(frames.values()))
+    write_new(stage / FUNDING_FILE, data)
+    entry = describe_file(FUNDING_FILE, data)
+    rows = sum(each.events for each in described)
+    return FundingFacts(tuple(described), rows=rows, sha256=entry.sha256, bytes=entry.bytes)
+
+
+def _list_funding_warnings(record: SnapshotRecord) -> Iterator[str]:
+    """Yield a warning for each symbol without funding rates for a part of its candles."""
+    for facts in record.funding_facts.symbols if record.funding_facts is not None else ():
+        if facts.gaps:
+            others = f", and {len(facts.gaps) - 1} more such gaps" if len(facts.gaps) > 1 else ""
+            yield (
+                f"{facts.symbol}: the funding rates from {facts.gaps[0]} are missing{others}: "
+                "they are unknown there, not zero"
+            )
+
+
+def _trim_origins(origins: tuple[Origin, ...], window: TimeRange) -> tuple[Origin, ...]:
+    """Return the parts of origins that are in a window."""
+    trimmed = (
+        replace(each, from_ms=max(each.from_ms, window.start_ms), to_ms=min(each.to_ms, window.end_ms))
+        for each in origins
+    )
+    return tuple(each for each in trimmed if each.from_ms < each.to_ms)
+
+
 def _find_common_range(facts: Sequence[SymbolFacts | PlannedSymbol], interval: str) -> TimeRange:
     """Return the open times from the latest first candle to the earliest last one of all symbols."""
     latest, earliest = max(facts, key=lambda file: file.first_ms), min(facts, key=lambda file: file.last_ms)
@@ -362,17 +449,13 @@ def _trim_file(stage: Path, facts: SymbolFacts, window: TimeRange, interval: str
         )
     with disk_errors(path, "replace"):
         path.unlink()
-    origins = (
-        replace(each, from_ms=max(each.from_ms, window.start_ms), to_ms=min(each.to_ms, window.end_ms))
-        for each in facts.origins
-    )
     return _write_candles(
         stage,
         frame.slice(first, stop - first),
         symbol=facts.symbol,
         window=window,
         step_ms=interval_ms(interval),
-        origins=tuple(each for each in origins if each.from_ms < each.to_ms),
+        origins=_trim_origins(facts.origins, window),
         volumes=facts.volumes,
     )
 
@@ -475,7 +558,22 @@ def _has_same_candles(path: Path, stage: Stage, record: SnapshotRecord, progress
             diff = compare_frames(earlier.candles(symbol), now)
             if not diff.is_empty:
                 progress.warn(f"{symbol} differs from snapshot {path.name}: {describe_diff(diff)}")
+        for line in _describe_funding_changes(stage, earlier, record):
+            progress.warn(line)
     return earlier.has_same_candles(record)
+
+
+def _describe_funding_changes(stage: Stage, earlier: Snapshot, record: SnapshotRecord) -> Iterator[str]:
+    """Yield a sentence for each symbol whose staged funding events differ from those of an earlier snapshot."""
+    if earlier.funding_facts is None or record.funding_facts is None:
+        return
+    path = stage.path / FUNDING_FILE
+    data = read_file(path, max_bytes=record.funding_facts.bytes, what="the staged file")
+    now = read_funding(data, rows=record.funding_facts.rows, where=str(path))
+    for symbol in record.request.symbols:
+        diff = compare_frames(earlier.funding(symbol), now.filter(now["symbol"] == symbol))
+        if not diff.is_empty:
+            yield f"{symbol} differs from snapshot {earlier.id}: {describe_diff(diff, noun='funding event')}"
 
 
 def _move_latest(path: Path) -> Snapshot:

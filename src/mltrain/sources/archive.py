@@ -18,6 +18,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.sources.async_run import task_group
 from mltrain.sources.binance import BinanceSource, cache_folder_name
 from mltrain.sources.download import DownloadSession
+from mltrain.sources.funding_download import FundingPages, FundingSession, next_month_ms, read_funding_csv
 from mltrain.sources.http_client import HostClock, HttpClient, Query
 from mltrain.sources.klines import add_odd, split_odd
 from mltrain.sources.markets import SPOT
@@ -102,7 +103,19 @@ class ArchiveSource(BinanceSource):
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[DownloadSession]:
         """Open clients of the REST host and of the archive for one download."""
-        archive = HttpClient(
+        async with self._client() as rest, self._archive_client() as archive:
+            pages = self._pages(rest)
+            yield DownloadSession(pages, DayZips(archive, self.interval, self._market, pages.odd), pages.odd)
+
+    @asynccontextmanager
+    async def _connect_funding(self) -> AsyncIterator[FundingSession]:
+        """Open clients of the REST host and of the archive for the funding rates."""
+        async with self._funding_client() as rest, self._archive_client() as archive:
+            yield FundingSession(FundingPages(rest, self._market), MonthZips(archive, self._market))
+
+    def _archive_client(self) -> HttpClient:
+        """Return a client of the archive's host."""
+        return HttpClient(
             self.archive_url,
             rules=self._rules,
             throttle=Throttle(weight_limit=_NO_WEIGHT_LIMIT, max_wait_ms=round(self._rules.max_wait_s * 1000)),
@@ -110,9 +123,6 @@ class ArchiveSource(BinanceSource):
             host_clock=HostClock(self._clock),
             rng=self._rng,
         )
-        async with self._client() as rest, archive:
-            pages = self._pages(rest)
-            yield DownloadSession(pages, DayZips(archive, self.interval, self._market, pages.odd), pages.odd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +147,12 @@ class DayZips:
         Returns the reason instead if the archive lacks the day or has damaged it.
         """
         name = f"{symbol}-{self.interval}-{day_name(day_ms)}.zip"
-        path = f"/data/{self.market.archive_folder}/daily/klines/{symbol}/{self.interval}/{name}"
-        async with task_group() as group:
-            zip_task = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
-            checksum_task = group.create_task(
-                self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES)
-            )
-        zipped, checksum_text = zip_task.result(), checksum_task.result()
-        if zipped is None or checksum_text is None:
-            return f"the archive has no {name if zipped is None else f'{name}.CHECKSUM'}"
+        folder = f"/data/{self.market.archive_folder}/daily/klines/{symbol}/{self.interval}"
+        proven = await fetch_csv(self.client, f"{folder}/{name}", symbol)
+        if isinstance(proven, str):
+            return proven
+        csv, sha256 = proven
         try:
-            expected = parse_checksum(checksum_text, file_name=name, where=f"{name}.CHECKSUM")
-            if (actual := sha256_bytes(zipped)) != expected:
-                return f"{name} has SHA-256 {actual}, its checksum file says {expected}"
-            csv = unzip_single(zipped, where=name, max_bytes=_MAX_CSV_BYTES)
             rows, closes_ms = read_binance_csv(csv, where=name, symbol=symbol, step_ms=interval_ms(self.interval))
             kept, odd = split_odd(times_ms(rows), closes_ms, symbol=symbol, interval=self.interval, where=name)
             rows = rows.filter(kept)
@@ -161,11 +163,68 @@ class DayZips:
         if ts_ms.size and not day_ms <= ts_ms[0] <= ts_ms[-1] < day_ms + DAY_MS:
             return f"{name} holds candles of another day"
         add_odd(self.odd, symbol, odd)
-        return rows, expected
+        return rows, sha256
 
-    async def _get(self, path: str, file_name: str, symbol: str, max_bytes: int) -> bytes | None:
+
+@dataclass(frozen=True, slots=True)
+class MonthZips:
+    """Requests the zips of a month's funding events from the archive, which has no daily ones.
+
+    Attributes:
+        client: The open client of the archive's host.
+        market: The market, which has funding.
+    """
+
+    client: HttpClient
+    market: Market
+
+    async def fetch_month(self, symbol: str, month_ms: int) -> tuple[pl.DataFrame, str] | str:
+        """Return the funding events of the month that begins at `month_ms`, and the SHA-256 of its zip.
+
+        Returns the reason instead if the archive lacks the month or has damaged it. The files have no mark prices.
+        """
+        name = f"{symbol}-fundingRate-{day_name(month_ms)[:7]}.zip"
+        proven = await fetch_csv(
+            self.client, f"/data/{self.market.archive_folder}/monthly/fundingRate/{symbol}/{name}", symbol
+        )
+        if isinstance(proven, str):
+            return proven
+        csv, sha256 = proven
+        try:
+            rows = read_funding_csv(csv, symbol=symbol, where=name)
+        except InputError as err:
+            return err.message
+        ts_ms = times_ms(rows)
+        # An event is stamped up to some milliseconds after its hour, never before.
+        if ts_ms.size and not month_ms <= ts_ms[0] <= ts_ms[-1] < next_month_ms(month_ms):
+            return f"{name} holds funding events of another month"
+        return rows, sha256
+
+
+async def fetch_csv(client: HttpClient, path: str, symbol: str) -> tuple[bytes, str] | str:
+    """Return the CSV in a zip of the archive whose checksum file proves it, and the SHA-256 of the zip.
+
+    Returns the reason instead if the archive lacks either file, or they contradict each other.
+    """
+    name = path.rpartition("/")[2]
+
+    async def get(path: str, file_name: str, max_bytes: int) -> bytes | None:
         """Return the content of a file of the archive; None if the archive does not have it."""
         query = Query(path, subject=file_name, weight=0, max_bytes=max_bytes, symbol=symbol)
-        return await self.client.get(
+        return await client.get(
             query, lambda answer: None if answer.status == _NOT_FOUND else answer.body, accept=(_NOT_FOUND,)
         )
+
+    async with task_group() as group:
+        zip_task = group.create_task(get(path, name, _MAX_ZIP_BYTES))
+        checksum_task = group.create_task(get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", _MAX_CHECKSUM_BYTES))
+    zipped, checksum_text = zip_task.result(), checksum_task.result()
+    if zipped is None or checksum_text is None:
+        return f"the archive has no {name if zipped is None else f'{name}.CHECKSUM'}"
+    try:
+        expected = parse_checksum(checksum_text, file_name=name, where=f"{name}.CHECKSUM")
+        if (actual := sha256_bytes(zipped)) != expected:
+            return f"{name} has SHA-256 {actual}, its checksum file says {expected}"
+        return unzip_single(zipped, where=name, max_bytes=_MAX_CSV_BYTES), expected
+    except InputError as err:
+        return err.message

@@ -22,6 +22,13 @@ from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError, SourceError
 from mltrain.sources.async_run import run_async, task_group
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
+from mltrain.sources.funding_download import (
+    FUNDING_LIMIT,
+    FUNDING_LIMIT_MS,
+    FundingPages,
+    FundingSession,
+    fetch_funding,
+)
 from mltrain.sources.http_client import HostClock, HttpClient, MachineClock, MalformedError, Query, Traffic, read_error
 from mltrain.sources.klines import MAX_PAGE_BYTES, OddRows, add_odd, merge_rows, plan_pages, read_page
 from mltrain.sources.markets import MARKETS, SPOT
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
     from mltrain.sources.http_client import Answer, Clock
     from mltrain.sources.klines import OddDays, Page
     from mltrain.sources.markets import Market
-    from mltrain.sources.source import DownloadResult
+    from mltrain.sources.source import DownloadResult, FundingDownload
 
 T = TypeVar("T")
 
@@ -103,6 +110,13 @@ class BinanceSource:
         self._rules = rules or NetworkRules()
         self._throttle = Throttle(
             weight_limit=self._market.weight_limit, max_wait_ms=round(self._rules.max_wait_s * 1000)
+        )
+        # The answers report the weight of the minute, which these requests do not count in.
+        self._funding_throttle = Throttle(
+            weight_limit=FUNDING_LIMIT,
+            max_wait_ms=round(self._rules.max_wait_s * 1000),
+            window_ms=FUNDING_LIMIT_MS,
+            counts_reports=False,
         )
         self._clock = clock or MachineClock()
         self._host_clock = HostClock(self._clock)
@@ -246,6 +260,32 @@ class BinanceSource:
         """Return what requests pages of this source's candles with an open client."""
         return RestPages(client, self.interval, self._market)
 
+    def funding(self, symbols: tuple[str, ...], window: TimeRange) -> FundingDownload | None:
+        """Request the funding events of these symbols in a window, up to the exchange's time; None for spot.
+
+        No cache is used.
+        """
+        if not self._market.has_funding:
+            return None
+        self._check_new_symbols(symbols)
+        clock_ms = self.clock_ms(symbols)
+
+        async def run() -> FundingDownload:
+            async with self._connect_funding() as session:
+                return await fetch_funding(session, symbols, window, clock_ms=clock_ms)
+
+        return run_async(run)
+
+    @asynccontextmanager
+    async def _connect_funding(self) -> AsyncIterator[FundingSession]:
+        """Open a client of the REST host for the funding rates."""
+        async with self._funding_client() as client:
+            yield FundingSession(FundingPages(client, self._market))
+
+    def _funding_client(self) -> HttpClient:
+        """Return a client for the funding rates, which have another limit."""
+        return self._client(self._funding_throttle)
+
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[DownloadSession]:
         """Open a client of the REST host for one download."""
@@ -270,12 +310,12 @@ class BinanceSource:
         """Beginning of `cache_name`: the source and, except for spot, the market, such as "binance-usdm"."""
         return self.name if self.market == SPOT else f"{self.name}-{self.market}"
 
-    def _client(self) -> HttpClient:
-        """Return a client of the REST host; all of them share throttle, clock and traffic."""
+    def _client(self, throttle: Throttle | None = None) -> HttpClient:
+        """Return a client of the REST host; all of them share clock, traffic and, unless one is given, throttle."""
         return HttpClient(
             self.base_url,
             rules=self._rules,
-            throttle=self._throttle,
+            throttle=throttle or self._throttle,
             traffic=self._traffic,
             host_clock=self._host_clock,
             rng=self._rng,

@@ -257,7 +257,7 @@ class CcxtClient:
                     await self._host_clock.clock.sleep(wait_ms / 1000)
                 _sent.set(sent := _Sent(symbol))
                 try:
-                    return await request()
+                    result = await request()
                 except ccxt.BaseError as err:
                     is_wait = isinstance(err, ccxt.RateLimitExceeded | ccxt.DDoSProtection)
                     if not is_wait and sent.status not in _STOP_STATUSES:
@@ -267,6 +267,10 @@ class CcxtClient:
                 except _UNREADABLE as err:
                     failure = f"ccxt cannot read the answer: {_shorten(repr(err))}"
                     break
+                else:
+                    # The limit of ordered waits counts from the last answer on.
+                    self._throttle.count_answered(0, 0, reported_weight=None, succeeded=True)
+                    return result
         raise SourceError(
             f"{self.where}: {subject}: {failure} (asked {MAX_RETRIES + 1} times)",
             hint="run the same command again: what came is kept",

@@ -12,6 +12,7 @@ times say: see `CcxtPages`.
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -29,13 +30,13 @@ from mltrain.sources.async_run import run_async, task_group
 from mltrain.sources.binance import cache_folder_name
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
 from mltrain.sources.http_client import HostClock, MachineClock, Traffic
-from mltrain.sources.klines import merge_rows, plan_pages
+from mltrain.sources.klines import OddRows, add_odd, merge_rows, plan_pages, split_odd
 from mltrain.sources.markets import SPOT
 from mltrain.sources.network_rules import NetworkRules, check_base_url
 from mltrain.sources.source import check_known
 from mltrain.sources.source_spec import CCXT_PREFIX
 from mltrain.sources.throttle import Throttle
-from mltrain.times import MINUTE_MS, TimeRange, floor_to_grid, format_ms, interval_ms
+from mltrain.times import HOUR_MS, MINUTE_MS, TimeRange, floor_to_grid, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from mltrain.progress import Progress
     from mltrain.sources.ccxt_client import CcxtClient
     from mltrain.sources.http_client import Clock
-    from mltrain.sources.source import DownloadResult
+    from mltrain.sources.klines import OddDays
+    from mltrain.sources.source import DownloadResult, FundingDownload
 
 T = TypeVar("T")
 
@@ -268,6 +270,10 @@ class CcxtSource:
         frames = self._run(fetch)
         return {s: check_candles(f, symbol=s, interval=self.interval, where=self.host) for s, f in frames.items()}
 
+    def funding(self, symbols: tuple[str, ...], window: TimeRange) -> FundingDownload | None:  # noqa: ARG002
+        """Return None: funding rates are not requested through ccxt."""
+        return None
+
     def notes(self) -> tuple[str, ...]:
         """Return of which symbols the exchange keeps only the newest candles, and whose volumes may be contracts."""
         notes = [
@@ -309,7 +315,8 @@ class CcxtSource:
     async def _connect(self) -> AsyncIterator[DownloadSession]:
         """Open a client of the exchange for one download."""
         async with self._client() as client:
-            yield DownloadSession(self._pages(client, floor_to_grid(self._clock_ms or 0, self._step_ms)))
+            pages = self._pages(client, floor_to_grid(self._clock_ms or 0, self._step_ms))
+            yield DownloadSession(pages, odd=pages.odd)
 
     def _client(self) -> CcxtClient:
         """Return a client of the exchange; all of them share markets, throttle, clock and traffic."""
@@ -354,6 +361,7 @@ class CcxtPages:
         oldest_ms: Receives the oldest candle, by symbol, of an exchange that answers with its newest candles, whatever
             was asked for: its open time, ms UTC.
         absent: Ranges of open times without candles, by symbol, as answers have shown; not requested again.
+        odd: The odd rows received so far; see `split_odd`.
     """
 
     client: CcxtClient
@@ -363,6 +371,7 @@ class CcxtPages:
     market: Callable[[str], str]
     oldest_ms: dict[str, int]
     absent: dict[str, list[TimeRange]] = field(default_factory=dict)
+    odd: OddDays = field(default_factory=lambda: defaultdict(OddRows))
 
     async def fetch_page(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the closed candles that open inside a window of at most `page_candles` - 1, sorted.
@@ -417,7 +426,7 @@ class CcxtPages:
             symbol=symbol,
             subject=f"{symbol} {subject}",
         )
-        frame = read_rows(rows, symbol=symbol, where=self.client.where)
+        frame = self._leave_out_odd(read_rows(rows, symbol=symbol, where=self.client.where), symbol)
         if frame.height >= _MIN_ROWS_FOR_INTERVAL:
             apart_ms = int(np.gcd.reduce(np.diff(times_ms(frame))))
             if apart_ms > step_ms:
@@ -425,7 +434,25 @@ class CcxtPages:
                     f"{self.client.where}: {symbol} {subject}: the candles are {apart_ms / MINUTE_MS:g} minutes apart, "
                     f"not of {self.interval}"
                 )
-        return frame.filter(times_ms(frame) >= start_ms)
+        frame = frame.filter(times_ms(frame) >= start_ms)
+        if frame.height and int(times_ms(frame)[0]) < self.oldest_ms.get(symbol, 0):
+            # Only that one answer had nothing but the newest candles.
+            del self.oldest_ms[symbol]
+        return frame
+
+    def _leave_out_odd(self, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
+        """Leave out the odd rows of the exchange's history that open off the grid, and count them; see `split_odd`.
+
+        Of longer intervals, they are kept, and refused later: days may begin at an exchange's local midnight.
+        """
+        step_ms = interval_ms(self.interval)
+        if step_ms > HOUR_MS:
+            return frame
+        ts_ms = times_ms(frame)
+        where = self.client.where
+        kept, odd = split_odd(ts_ms, ts_ms + step_ms - 1, symbol=symbol, interval=self.interval, where=where)
+        add_odd(self.odd, symbol, odd)
+        return frame if kept.all() else frame.filter(kept)
 
     def _is_absent(self, symbol: str, part: TimeRange) -> bool:
         """Return whether an earlier answer has shown that the exchange has no candle in a range."""
@@ -496,7 +523,7 @@ def map_symbols(markets: Mapping[str, Any], market: str) -> dict[str, list[str]]
         # Coin-margined futures are no part of "usdm": their volumes are not in coins. Kraken lists oddities as spot.
         is_spot = bool(each.get("spot")) and ":" not in unified
         is_usdm = bool(each.get("swap") and each.get("linear")) and each.get("settle") == quote
-        symbol = f"{each['base']}{quote}".upper()
+        symbol = f"{each['base'] or ''}{quote or ''}".upper()
         # Some names cannot be file names, such as those with a hyphen or in Chinese; they cannot be requested.
         if (is_spot if market == SPOT else is_usdm) and is_symbol(symbol):
             symbols.setdefault(symbol, []).append(unified)

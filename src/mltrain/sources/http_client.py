@@ -1,4 +1,4 @@
-"""The HTTP client of the sources: the only place that opens a network connection.
+"""The HTTP client of the sources: with that of ccxt (`ccxt_client`), the only place that opens a network connection.
 
 Each request has a total deadline and a limit on the size of its answer, packed and unpacked. Redirects are not
 followed; proxies and certificates come from `NetworkRules`, never from the environment. Faults that may pass (5xx, a

@@ -39,10 +39,11 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
+from mltrain.candles.funding import check_funding
 from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
-from mltrain.sources.markets import MARKETS, SPOT
-from mltrain.sources.source import LocalSource, check_known
+from mltrain.sources.markets import MARKETS, SPOT, USDM
+from mltrain.sources.source import FundingDownload, LocalSource, SymbolFunding, check_known
 from mltrain.sources.source_spec import SIGNALS
 from mltrain.times import (
     DAY_MS,
@@ -102,6 +103,11 @@ _MEMORY_BARS: Final = 64
 _CHUNK_DAYS: Final = 64
 _CHUNK_DAYS_1S: Final = 4
 _OUTAGE_MINUTES: Final = (15, 60)
+_FUNDING_PER_DAY: Final = 3
+# Rate of most events: the interest rate that the real exchange assumes.
+_USUAL_FUNDING: Final = 1e-4
+_USUAL_FUNDING_SHARE: Final = 0.6
+_MAX_FUNDING_DELAY_MS: Final = 12
 # Of prices and volumes, as from exchanges.
 _DECIMALS: Final = 8
 
@@ -188,6 +194,35 @@ class SimSource(LocalSource):
         keep = (ts_ms >= start_ms) & (ts_ms < end_ms) & ~_is_in_outage(self.seed, ts_ms, market.step_ms)
         columns = {name: np.concatenate([day[name] for day in days])[keep] for name in CANDLE_SCHEMA}
         return pl.DataFrame(columns).with_columns(pl.col("ts").cast(TS_DTYPE))
+
+    def funding(self, symbols: tuple[str, ...], window: TimeRange) -> FundingDownload | None:
+        """Return the funding events of each symbol in a window, before the clock; None for the spot market.
+
+        There is one every 8 hours, up to 12 ms after the hour, at the price of the last candle before it. The rates do
+        not depend on the interval and tell nothing about prices: 0.01 % in most cases, as on the real market, otherwise
+        around it with a standard deviation of 0.01 %.
+        """
+        if self.market != USDM:
+            return None
+        return FundingDownload({symbol: SymbolFunding(self.funding_of(symbol, window)) for symbol in symbols})
+
+    def funding_of(self, symbol: str, window: TimeRange) -> pl.DataFrame:
+        """Return the funding events of a symbol in a window, as `check_funding` returns them."""
+        market = self._market(symbol)
+        start_ms = max(window.start_ms, first_open_ms(self.interval))
+        end_ms = min(window.end_ms, self.clock_ms())
+        days = range(start_ms // DAY_MS, -(-end_ms // DAY_MS))
+        drawn = [_funding_of_day(market.seed, symbol, day) for day in days]
+        ts_ms = np.concatenate([np.empty(0, np.int64), *(times for times, _ in drawn)])
+        rates = np.concatenate([np.empty(0), *(of_day for _, of_day in drawn)])
+        inside = (ts_ms >= start_ms) & (ts_ms < end_ms)
+        events = pl.DataFrame({"ts": ts_ms[inside], "rate": rates[inside]})
+        events = events.with_columns(pl.col("ts").cast(TS_DTYPE).set_sorted())
+        # A day and a candle earlier: the last candle before an event may be older than it in an outage.
+        candles = self.candles(symbol, TimeRange(start_ms - DAY_MS - market.step_ms, max(end_ms, start_ms)))
+        closes = candles.select((pl.col("ts") + pl.duration(milliseconds=market.step_ms)).alias("ts"), "close")
+        marked = events.join_asof(closes, on="ts").rename({"close": "mark_price"})
+        return check_funding(marked, symbol=symbol, where="the simulated exchange")
 
     def notes(self) -> tuple[str, ...]:
         """Return nothing: nothing is dropped or left out."""
@@ -406,6 +441,17 @@ def _candles_of_day(market: _Market, day: int) -> dict[str, NDArray[np.float64] 
         "taker_buy_base": taker_buy,
         "taker_buy_quote": (taker_buy * mean_price).round(_DECIMALS),
     }
+
+
+@lru_cache(maxsize=4096)
+def _funding_of_day(seed: int, symbol: str, day: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return times, ms UTC, and rates of the funding events of a day (days since 1970), each of shape (3,)."""
+    generator = _generator(f"{USDM}/{seed}/{symbol}/funding", 0, day)
+    late_ms = generator.integers(0, _MAX_FUNDING_DELAY_MS, size=_FUNDING_PER_DAY, endpoint=True)
+    is_usual = generator.random(_FUNDING_PER_DAY) < _USUAL_FUNDING_SHARE
+    noise = generator.standard_normal(_FUNDING_PER_DAY)
+    rates = np.where(is_usual, _USUAL_FUNDING, np.round(_USUAL_FUNDING * (1 + noise), _DECIMALS))
+    return day * DAY_MS + np.arange(_FUNDING_PER_DAY) * (DAY_MS // _FUNDING_PER_DAY) + late_ms, rates
 
 
 @lru_cache(maxsize=1024)

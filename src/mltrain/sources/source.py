@@ -107,6 +107,32 @@ class SymbolCandles:
 
 
 @dataclass(frozen=True, slots=True)
+class SymbolFunding:
+    """The funding events of one symbol.
+
+    Attributes:
+        frame: As `check_funding` returns them.
+        origins: Where they came from, by time; empty for a source without several places.
+    """
+
+    frame: pl.DataFrame
+    origins: tuple[Origin, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FundingDownload:
+    """The funding events of a window.
+
+    Attributes:
+        symbols: The events of each symbol.
+        notes: What the user should know about them.
+    """
+
+    symbols: Mapping[str, SymbolFunding]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SymbolTraffic:
     """The traffic of one symbol.
 
@@ -244,6 +270,14 @@ class Source(Protocol):
             LockedError: Another mltrain is downloading.
         """
 
+    def funding(self, symbols: tuple[str, ...], window: TimeRange) -> FundingDownload | None:
+        """Return the funding events of these symbols in a window, up to the source's time; None: it has none.
+
+        Raises:
+            InputError: An event is damaged.
+            SourceError: The exchange or the network failed.
+        """
+
 
 class LocalSource(Protocol):
     """Base of the sources that need no network: `download` only reads.
@@ -268,6 +302,10 @@ class LocalSource(Protocol):
 
     def input_files(self) -> InputFiles | None:
         """Return what was understood of the files read so far; None if the source reads no files of the user."""
+        return None
+
+    def funding(self, symbols: tuple[str, ...], window: TimeRange) -> FundingDownload | None:  # noqa: ARG002
+        """Return None: most such sources have no funding rates."""
         return None
 
     def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:

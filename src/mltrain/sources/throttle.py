@@ -32,8 +32,8 @@ class Throttle:
     """Decides when the next request may go.
 
     Attributes:
-        weight_limit: Weight that the exchange allows per minute.
-        used_weight: Weight used in the present minute, requests in flight included, as far as known.
+        weight_limit: Weight that the exchange allows per window, a minute unless said otherwise.
+        used_weight: Weight used in the present window, requests in flight included, as far as known.
         peak_weight: Highest weight that the exchange reported for a minute; 0 without a report.
         released_ms: When the exchange answers again, by its clock, ms UTC; in the past if no wait is ordered.
         waited_ms: Total of the ordered waits.
@@ -41,9 +41,18 @@ class Throttle:
     Args:
         weight_limit: Initial value of the attribute.
         max_wait_ms: Limit of the ordered waits since the last success, in total.
+        window_ms: Length of the windows that the weight is counted in; they begin at multiples of it.
+        counts_reports: Whether the weights that the answers report are those of these requests.
     """
 
-    def __init__(self, *, weight_limit: int = DEFAULT_WEIGHT_LIMIT, max_wait_ms: int = 120_000) -> None:
+    def __init__(
+        self,
+        *,
+        weight_limit: int = DEFAULT_WEIGHT_LIMIT,
+        max_wait_ms: int = 120_000,
+        window_ms: int = MINUTE_MS,
+        counts_reports: bool = True,
+    ) -> None:
         self.weight_limit = weight_limit
         self.used_weight = 0
         self.peak_weight = 0
@@ -51,7 +60,9 @@ class Throttle:
         self.waited_ms = 0
         self._max_wait_ms = max_wait_ms
         self._wait_left_ms = max_wait_ms
-        # Minutes since 1970.
+        self._window_ms = window_ms
+        self._counts_reports = counts_reports
+        # Windows since 1970.
         self._minute = 0
         self._in_flight_weight = 0
         # Weight sent near the turn of the minute, which the exchange may count in the new minute.
@@ -65,14 +76,14 @@ class Throttle:
         # With a budget smaller than one request, no request could ever start: a single one is always allowed.
         if self.used_weight == 0 or self.used_weight + weight <= self.weight_limit * WEIGHT_SHARE:
             return 0
-        return (self._minute + 1) * MINUTE_MS + _MARGIN_MS - now_ms
+        return (self._minute + 1) * self._window_ms + _MARGIN_MS - now_ms
 
     def count_sent(self, now_ms: int, weight: int) -> int:
         """Count a request that is sent now, ms UTC; return the minute to pass to `count_answered`."""
         self._turn_minute(now_ms)
         self.used_weight += weight
         self._in_flight_weight += weight
-        if _is_near_turn(now_ms):
+        if self._is_near_turn(now_ms):
             self._early_weight += weight
         return self._minute
 
@@ -88,7 +99,7 @@ class Throttle:
         self._in_flight_weight -= weight
         if succeeded:
             self._wait_left_ms = self._max_wait_ms
-        if reported_weight is not None and reported_weight >= 0:
+        if self._counts_reports and reported_weight is not None and reported_weight >= 0:
             self.peak_weight = max(self.peak_weight, reported_weight)
             # An answer to a request of the minute before reports that minute.
             if minute == self._minute:
@@ -107,7 +118,7 @@ class Throttle:
         """
         wait_ms = _parse_retry_after(retry_after, now_ms)
         if wait_ms is None:
-            wait_ms = _BANNED_MS if status == _BANNED else MINUTE_MS - now_ms % MINUTE_MS + _MARGIN_MS
+            wait_ms = _BANNED_MS if status == _BANNED else self._window_ms - now_ms % self._window_ms + _MARGIN_MS
         released_ms = now_ms + max(wait_ms, _SHORTEST_MS)
         added_ms = released_ms - max(now_ms, self.released_ms)
         if added_ms > 0:
@@ -124,21 +135,20 @@ class Throttle:
             shift_ms: How far it is ahead of the time assumed before; ordered waits keep their length.
         """
         self.released_ms += shift_ms
-        self._minute = (now_ms - _MARGIN_MS) // MINUTE_MS
-        self._early_weight = self.used_weight if _is_near_turn(now_ms) else 0
+        self._minute = (now_ms - _MARGIN_MS) // self._window_ms
+        self._early_weight = self.used_weight if self._is_near_turn(now_ms) else 0
 
     def _turn_minute(self, now_ms: int) -> None:
-        """Begin to count a new minute if `now_ms`, ms UTC, is in one."""
-        minute = (now_ms - _MARGIN_MS) // MINUTE_MS
+        """Begin to count a new window if `now_ms`, ms UTC, is in one."""
+        minute = (now_ms - _MARGIN_MS) // self._window_ms
         if minute > self._minute:
             self._minute = minute
             self.used_weight = self._in_flight_weight + self._early_weight
             self._early_weight = 0
 
-
-def _is_near_turn(now_ms: int) -> bool:
-    """Return whether a minute begins within `_MARGIN_MS` before or after a time, ms UTC."""
-    return (now_ms + _MARGIN_MS) % MINUTE_MS < 2 * _MARGIN_MS
+    def _is_near_turn(self, now_ms: int) -> bool:
+        """Return whether a window begins within `_MARGIN_MS` before or after a time, ms UTC."""
+        return (now_ms + _MARGIN_MS) % self._window_ms < 2 * _MARGIN_MS
 
 
 def _parse_retry_after(text: str | None, now_ms: int) -> int | None:
