@@ -344,6 +344,8 @@ def _find_window(
         )
     start_ms = first_ms if options.start_ms is None else options.start_ms
     end_ms = snapshot.window.end_ms if options.end_ms is None else options.end_ms
+    if options.end_ms is not None and end_ms <= start_ms:
+        raise UsageError(f"--to {format_ms(end_ms)} is not after {format_ms(start_ms)}, where the trading would begin")
     found: list[int] = []
     for symbol in model.symbols:
         ts_ms = times_ms(candles[symbol])
