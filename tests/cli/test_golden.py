@@ -19,7 +19,9 @@ import pytest
 import typer
 from rich.console import Console
 
+from mltrain.backtesting.stored import publish_backtest
 from mltrain.cli import (
+    backtest,
     bench,
     config,
     evaluate,
@@ -41,6 +43,7 @@ from mltrain.cli.sources import SimSignal
 from mltrain.store.promotion import promote_version
 from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
+from support.backtests import make_result
 from support.record import NOW_MS, read
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -112,6 +115,10 @@ def demo():
         predictions=[(row["symbol"], row["ts"], row["p"]) for row in read_rows("predict")],
         rolled_back_from="2025-10-16",
         rolled_back_to="2025-10-15",
+        backtest=SimpleNamespace(
+            folder=Path("mltrain-demo/backtests/2025-10-15-2025-10-20"),
+            result=lambda: SimpleNamespace(verdict="not tradable at fees of 5 bps taker: it breaks even at 1.44 bps"),
+        ),
     )
 
 
@@ -140,6 +147,15 @@ def unpacked(session):
     shutil.rmtree("other", ignore_errors=True)
     models.models_pack.outcome(session, "2025-10-15", Path("model.tar"))
     return models.models_unpack.outcome(replace(session, data_dir=Path("other")), Path("model.tar"))
+
+
+def with_backtests(session):
+    """Return the session, with two backtests in its data folder."""
+    shutil.rmtree(session.data_dir / "backtests", ignore_errors=True)
+    for seed in (1, 2):
+        result = make_result(seed=seed)
+        publish_backtest(session.data_dir, result, {}, now_ms=NOW_MS, named=lambda _: {"report.html": b"<html></html>"})
+    return session
 
 
 # The view of each command. It is made again for each width.
@@ -188,6 +204,13 @@ SCENES = {
     "train (held)": lambda _: train._view_training(read("train-held")),
     "train --dry-run": lambda _: train._view_plan(read("plan")),
     "demo": lambda _: train._view_demo(demo()),
+    "backtest run": lambda s: backtest.backtest_show.outcome(with_backtests(s.session), "latest").view(),
+    "backtest list": lambda s: backtest.backtest_list.outcome(with_backtests(s.session)).view(),
+    "backtest show": lambda s: backtest.backtest_show.outcome(with_backtests(s.session), "latest").view(),
+    "backtest diff": lambda s: backtest.backtest_diff.outcome(
+        with_backtests(s.session), "2025-10-15-2025-10-20", "latest"
+    ).view(),
+    "backtest prune": lambda s: backtest.backtest_prune.outcome(with_backtests(s.session), keep=1).view(),
     "bench": lambda _: bench._view_reports(read("bench")),
     "evaluate": lambda _: evaluate.view_evaluation(read("evaluate")),
     "predict": lambda _: predict._prediction_outcome("2025-10-15", predictions(), explain=False).view(),

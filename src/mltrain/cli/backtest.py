@@ -159,7 +159,7 @@ def add_commands(app: typer.Typer) -> None:
         "Trade a version on candles that it has never learned from, with fees, slippage and funding.",
         has_default=True,
     )
-    add_command(group, "run", backtest, example="mltrain backtest best --snapshot latest --market perp --funding 1")
+    add_command(group, "run", backtest, example="mltrain backtest run best --market perp --funding 1")
     add_command(group, "list", backtest_list, example="mltrain backtest list")
     add_command(group, "show", backtest_show, example="mltrain backtest show latest")
     add_command(group, "diff", backtest_diff, example="mltrain backtest diff 2025-10-15-2025-11-01 latest")
