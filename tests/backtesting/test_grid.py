@@ -195,3 +195,9 @@ class TestTune:
         got = tune(bars, Policy("threshold", side="both"), costs, start=1e4, funding=None)
 
         assert got.enter == 0.6
+
+    def test_where_nothing_is_traded_the_highest_enter_is_chosen(self):
+        """All are alike."""
+        bars = make_bars(np.exp(np.cumsum(np.full(60, 0.001))), p=0.501)
+
+        assert tune(bars, Policy("threshold"), Costs(), start=1e4, funding=None).enter == 0.6

@@ -70,7 +70,7 @@ class TestScores:
         assert compared > 4_000
 
     def test_it_is_that_of_the_stream(self, made):
-        """Candle by candle, with the refusals of gaps."""
+        """Candle by candle."""
         _, version, snapshot = made
         start_ms = snapshot.window.end_ms - 400 * MINUTE_MS
         ran = run(made, replace(SIGN, start_ms=start_ms))
