@@ -115,6 +115,13 @@ class TestRefusals:
         assert weights(policy, [0.9, NONE, NONE, NAN, NAN, NONE])[-1] > 0
         assert weights(policy, [0.9, NONE, NONE, NAN, NONE, NONE])[-1] == 0
 
+    @pytest.mark.parametrize(("first", "sign"), [(0.9, 1), (0.1, -1)])
+    def test_a_position_that_refusals_closed_is_not_taken_up_again(self, first, sign):
+        """Hysteresis keeps what it has, and it has nothing: until p is beyond `enter` again."""
+        ps = [first, NONE, NONE, NONE, NONE, 0.5, 0.5, first]
+
+        assert weights(Policy("hysteresis", side="both"), ps) == [sign] * 4 + [0, 0, 0, sign]
+
     def test_nothing_is_decided_before_the_fourth_refusal_or_at_the_end(self):
         """By hand: bars with an answer, a late refusal, and the last bar."""
         ps = [NAN, 0.5, NONE, NONE, NONE, NONE, NONE, 0.6, 0.6]
