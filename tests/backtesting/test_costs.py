@@ -81,7 +81,7 @@ class TestRecentTrading:
 
     def test_it_agrees_with_a_naive_loop(self):
         """In random markets, with gaps, missing volumes, and intervals from a minute to a week."""
-        for seed in range(25):
+        for seed in range(12):
             bars = random_market(seed).bars
             got = measure_recent_trading(bars)
             window = max(1, DAY_MS // bars.step_ms)

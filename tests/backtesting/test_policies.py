@@ -156,7 +156,7 @@ CHOICES = st.builds(
 class TestLaws:
     """For every policy."""
 
-    @settings(max_examples=300)
+    @settings(max_examples=150)
     @given(policy=CHOICES, ps=PS, cost_bps=st.sampled_from([0.0, 5.0, 60.0, 200.0]))
     def test_it_agrees_with_a_naive_loop(self, policy, ps, cost_bps):
         """One close after the other, as the naive backtest decides."""
