@@ -103,8 +103,9 @@ REFUSED = [
     # Range.
     ("--from 2025-10-01", 2, "learned from earlier candles"),
     ("--from whenever", 2, "whenever"),
-    ("--to 2025-10-14", 3, "no candles of BTCUSDT to trade"),
-    ("--from 2025-10-16T11:00Z --to 2025-10-16T10:00Z", 3, "no candles of BTCUSDT to trade"),
+    ("--to 2025-10-14", 2, "--to 2025-10-14T00:00:00Z is not after"),
+    ("--from 2025-10-16T11:00Z --to 2025-10-16T10:00Z", 2, "is not after 2025-10-16T11:00:00Z"),
+    ("--from 2025-10-16T11:59Z", 3, "no candles of BTCUSDT to trade"),
     ("--snapshot {earlier}", 3, "no candles of BTCUSDT to trade"),
     ("--snapshot {foreign}", 3, "BTCUSDT"),
     ("--snapshot {slower}", 3, "5m"),
@@ -146,6 +147,17 @@ def test_bad_input_is_refused_and_nothing_is_written(made, options, code, messag
     assert message in " ".join(done.err.replace("│", " ").split())
     assert "Traceback" not in done.err
     assert done.out == ""
+    assert tree(folder) == before
+
+
+def test_a_perpetual_without_funding_rates_is_refused(made):
+    """The snapshot has none, and a missing rate is not zero."""
+    folder, names = made
+    before = tree(folder)
+    done = call("backtest", "--market", "perp", "--snapshot", names["later"], data_dir=folder)
+
+    assert done.code == 3, done.err
+    assert "has no funding rates" in done.err
     assert tree(folder) == before
 
 

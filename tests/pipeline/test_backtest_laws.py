@@ -141,7 +141,7 @@ class TestLooks:
         ("options", "error"),
         [
             (replace(SIGN, start_ms=0), UsageError),
-            (replace(SIGN, end_ms=MINUTE_MS), InputError),
+            (replace(SIGN, end_ms=MINUTE_MS), UsageError),
             (replace(SIGN, costs=Costs(market="perp"), funding="/nowhere/rates.csv"), InputError),
         ],
     )
