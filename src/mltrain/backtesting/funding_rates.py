@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
+from mltrain.candles.time_text import read_time_texts
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.times import HOUR_MS, MINUTE_MS, format_ms
@@ -45,13 +46,13 @@ def read_funding_table(table: pl.DataFrame, symbols: Sequence[str], *, where: st
     """Return the funding in a table by symbol, shape (m, 2): time (ms UTC), rate.
 
     Args:
-        table: A column of times (Datetime, or ms since 1970), one of rates as ratios, and `symbol` if there are several
-            symbols.
+        table: A column of times (Datetime, ISO 8601, or ms since 1970), one of rates as ratios, and `symbol` if there
+            are several symbols.
         symbols: The symbols to read.
         where: The table's name in messages.
 
     Raises:
-        InputError: A column is missing or not readable, or a symbol has no row.
+        InputError: A column is missing or not readable, a rate is as large as the position, or two of one time differ.
     """
     columns = {name.lower(): name for name in table.columns}
     time = next((columns[name] for name in _TIMES if name in columns), None)
@@ -62,9 +63,7 @@ def read_funding_table(table: pl.DataFrame, symbols: Sequence[str], *, where: st
         )
     try:
         frame = table.select(
-            ts=pl.col(time).cast(pl.Datetime("ms", "UTC")).dt.timestamp("ms")
-            if table[time].dtype.is_temporal()
-            else pl.col(time).cast(pl.Int64),
+            ts=_read_times(table[time]),
             rate=pl.col(rate).cast(pl.Float64),
             symbol=pl.col(columns["symbol"]).cast(pl.String) if "symbol" in columns else pl.lit(symbols[0]),
         )
@@ -72,11 +71,25 @@ def read_funding_table(table: pl.DataFrame, symbols: Sequence[str], *, where: st
         raise InputError(f"{where}: {show(time)} must hold times and {show(rate)} numbers") from err
     if frame.null_count().sum_horizontal().item() or not frame["rate"].is_finite().all():
         raise InputError(f"{where}: a time or a rate is missing")
-    frame = frame.sort("ts")
+    if (frame["rate"].abs() >= 1).any():
+        raise InputError(f"{where}: a rate is as large as the position", hint="write 1 bp as 0.0001")
+    frame = frame.unique().sort("ts")
+    if frame.select("ts", "symbol").is_duplicated().any():
+        raise InputError(f"{where}: two rates of one symbol and time differ")
     return {
         symbol: frame.filter(pl.col("symbol") == symbol).select("ts", "rate").cast(pl.Float64).to_numpy()
         for symbol in symbols
     }
+
+
+def _read_times(column: pl.Series) -> pl.Series:
+    """Return times as ms UTC; null where there is none, or where day and month could be mistaken."""
+    if column.dtype.is_temporal():
+        return column.cast(pl.Datetime("ms", "UTC")).dt.timestamp("ms")
+    if column.dtype != pl.String or column.str.contains(r"^\s*[0-9]+\s*$").all():
+        return column.cast(pl.String).str.strip_chars().cast(pl.Int64)
+    texts = read_time_texts(column.str.strip_chars())
+    return texts.ms if texts.order == "none" else texts.ms.clear(column.len())
 
 
 def check_complete(funding: Mapping[str, NDArray[np.float64]], windows: Mapping[str, TimeRange], *, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Final
@@ -46,7 +47,10 @@ def read_grid(data: bytes, policy: Policy, *, where: str) -> tuple[Policy, ...]:
     if not isinstance(values, dict) or not all(isinstance(each, list) and each for each in values.values()):
         raise InputError(f"{where}: expected lists of values by option, such as `enter: [0.52, 0.53]`")
     names = ["name" if key == "policy" else key.replace("-", "_") for key in values]
-    count = int(np.prod([len(each) for each in values.values() if isinstance(each, list)]))
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: gives an option twice, by both of its names")
+    # Not `np.prod`, which is 0 for 2**64 policies.
+    count = math.prod(len(each) for each in values.values() if isinstance(each, list))
     if count > MAX_POLICIES:
         raise InputError(f"{where}: gives {count:,} policies, at most {MAX_POLICIES:,} are compared")
     # The text of a policy has only the options that it uses: `sign` is the same for every `enter`.

@@ -18,7 +18,6 @@ from mltrain.storage.folders import make_folder, remove_folder, staged_folder
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import lock_folder
 from mltrain.storage.manifest import MANIFEST, Manifest, describe_file, read_listed, read_manifest, verify_files
-from mltrain.storage.temps import sweep_temps
 from mltrain.storage.writing import write_new
 from mltrain.times import day_name, format_seconds
 
@@ -117,7 +116,6 @@ def publish_backtest(
     make_folder(folder)
     result_json = canonical_json(to_json(result))
     with lock_folder(folder, purpose="publishing a backtest"):
-        sweep_temps(folder)
         first = f"{result.request.version}-{day_name(now_ms)}"
         names = (first if number == 1 else f"{first}.{number}" for number in count(1))
         name = next(name for name in names if not os.path.lexists(folder / name))
