@@ -43,6 +43,7 @@ from mltrain.cli.sources import SimSignal
 from mltrain.store.promotion import promote_version
 from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
+from mltrain.times import day_name
 from support.backtests import make_result
 from support.record import NOW_MS, read
 
@@ -208,7 +209,7 @@ SCENES = {
     "backtest list": lambda s: backtest.backtest_list.outcome(with_backtests(s.session)).view(),
     "backtest show": lambda s: backtest.backtest_show.outcome(with_backtests(s.session), "latest").view(),
     "backtest diff": lambda s: backtest.backtest_diff.outcome(
-        with_backtests(s.session), "2025-10-15-2025-10-20", "latest"
+        with_backtests(s.session), f"2025-10-15-{day_name(NOW_MS)}", "latest"
     ).view(),
     "backtest prune": lambda s: backtest.backtest_prune.outcome(with_backtests(s.session), keep=1).view(),
     "bench": lambda _: bench._view_reports(read("bench")),
