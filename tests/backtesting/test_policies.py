@@ -223,7 +223,10 @@ class TestOptions:
             ({"enter": 1.01}, "enter is 1.01"),
             ({"enter": NAN}, "enter is nan"),
             ({"exit": 0.49}, "exit is 0.49"),
-            ({"enter": 0.52, "exit": 0.53}, "exit is 0.53: expected a probability from 0.5 to enter, 0.52"),
+            (
+                {"name": "hysteresis", "enter": 0.52, "exit": 0.53},
+                "exit is 0.53: expected a probability from 0.5 to 0.52",
+            ),
             ({"exit": NAN}, "exit is nan"),
             ({"kelly_fraction": 0.0}, "kelly-fraction is 0.0"),
             ({"kelly_fraction": 1.5}, "kelly-fraction is 1.5"),

@@ -40,7 +40,7 @@ class Policy:
             when the expected gain over the usual time until the next change pays for the change. "kelly": in
             proportion to the expected move.
         enter: Probability of the predicted side from which a position is opened, in [0.5, 1].
-        exit: Probability of the other side from which it is closed, in [0.5, `enter`].
+        exit: Probability of the other side from which hysteresis closes it, in [0.5, `enter`].
         kelly_fraction: Share of the Kelly weight, in (0, 1].
         max_weight: Largest weight, above 0: 1 is all of the symbol's share of the equity.
         side: "long": no short positions; "both".
@@ -60,8 +60,10 @@ class Policy:
             problems.append(f"policy is {self.name}: expected one of {', '.join(POLICIES)}")
         if not 0.5 <= self.enter <= 1:
             problems.append(f"enter is {self.enter}: expected a probability from 0.5 to 1")
-        if not 0.5 <= self.exit <= self.enter:
-            problems.append(f"exit is {self.exit}: expected a probability from 0.5 to enter, {self.enter}")
+        # Only hysteresis reads it, but every policy records it.
+        limit = self.enter if self.name == "hysteresis" else 1.0
+        if not 0.5 <= self.exit <= limit:
+            problems.append(f"exit is {self.exit}: expected a probability from 0.5 to {limit:g}")
         if not 0 < self.kelly_fraction <= 1:
             problems.append(f"kelly-fraction is {self.kelly_fraction}: expected a share above 0, at most 1")
         if not 0 < self.max_weight < float("inf"):
