@@ -289,6 +289,27 @@ def test_a_loosened_gate_is_recorded(trained):
     assert "The gate ece_max was loosened: 0.5 instead of 0.1." in card["notes"]
 
 
+def test_the_economics_gate_is_judged_if_it_is_on(trained):
+    """A break-even cost below the threshold is a NO-GO; the model and all other figures are as without the gate."""
+    workshop, first = trained
+    asked = {"gates.break_even_bps": 10.0, "economics.taker_bps": 0.01}
+    judged = workshop.train(first.training.data.snapshot, promote=False, **asked)
+    card, before = card_of(judged), card_of(first)
+    (gate,) = (o for o in card["gates"]["outcomes"] if o["name"] == "economics")
+
+    assert check_card((judged.folder / "model_card.json").read_bytes(), where="card").violations == ()
+    assert (card["gates"]["verdict"], gate["outcome"]) == ("NO-GO", "failed")
+    assert gate["value"] == card["economics"]["break_even"]["value"]
+    assert gate["low"] < gate["value"] < 10
+    assert card["gates"]["loosened"] == before["gates"]["loosened"]
+    assert judged.model_sha256 == first.model_sha256
+    assert card["economics"] == before["economics"] | {"taker_bps": 0.01}
+    assert card["lineage"]["study"] == before["lineage"]["study"]
+    assert card["lineage"]["configuration_sha256"] == before["lineage"]["configuration_sha256"]
+    assert "above the taker fees of 0.01." in card["notes"]
+    assert "economics" not in {o["name"] for o in before["gates"]["outcomes"]}
+
+
 @pytest.mark.real_data
 def test_real_bitcoin_minutes_have_the_known_skill(real_data, tmp_path):
     """The holdout AUC of the default registry on real BTCUSDT is in its known range: no leak, and not broken."""

@@ -421,10 +421,10 @@ def draw_moves(card: ModelCard) -> Shown:
             other_css="c1",
         ),
         reading=(
-            f"The vertical line is the cost of {fees}: trading such a prediction alone pays only to the right of it."
+            f"The vertical line marks the cost of {fees}: trading such a prediction alone pays only to the right of it."
             if is_near
-            else f"The vertical line is no move. The cost of {fees}, lies far to the right: trading such a prediction "
-            "alone would lose."
+            else f"The vertical line marks no move. The cost of {fees}, lies far to the right: trading such a "
+            "prediction alone would lose."
         )
         + " The fifths by confidence should rise from lowest to highest; the other lines are intervals.",
         alt="; ".join(f"{row.name}: {row.note} bps" for row in rows) + f"; {fees}.",

@@ -210,7 +210,7 @@ def _fill_symbol(
     symbol: str,
     candles: Mapping[str, pl.DataFrame],
 ) -> SymbolQuality:
-    """Write one symbol's features into its rows of the matrix `x`, and count its candles by what they lack.
+    """Write one symbol's features into its rows of the matrix `x`, and count its candles, complete or not.
 
     Args:
         x: A row for each candle of all symbols, shape (n, f).
