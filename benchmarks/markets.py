@@ -174,7 +174,7 @@ def try_market(
             by="the benchmark",
         )
         report = train_anew(wanted, Store(data_dir), now_ms=CLOCK_MS, progress=Silent())
-        truth = true_accuracy(pl.read_parquet(report.folder / "holdout.parquet"), kind, seed)
+        truth = true_accuracy(pl.read_parquet(report.folder / "holdout.parquet").drop_nulls("y"), kind, seed)
     scores, verdict = report.training.holdout.scores, report.training.verdict
     unmet = [o for o in verdict.outcomes if o.outcome in {"failed", "held"}]
     accuracy = scores.intervals.accuracy

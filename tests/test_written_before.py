@@ -32,7 +32,9 @@ LINKS = {
     "models/best_lgbm_model_card.json": "best_lgbm/model_card.json",
 }
 TRAIN = ["train", "--json", "--config", WRITTEN / "train.yml", "--features", WRITTEN / "features.yml"]
-LEARNED = ("lgbm.pkl", "trials.parquet", "oof.parquet", "holdout.parquet", "features.yml")
+LEARNED = ("lgbm.pkl", "trials.parquet", "features.yml")
+# Tables of scores: version 0.1.0 left out the candles whose label was dropped as a tie.
+SCORED = ("oof.parquet", "holdout.parquet")
 CUT_MS = int(dt.datetime(2025, 10, 15, 6, tzinfo=dt.UTC).timestamp()) * 1000
 # The port is part of the cache's folder name and metadata.
 PORT = 18573
@@ -73,8 +75,11 @@ def same_bytes_of(version):
 
 
 def differing(made, version):
-    """Return the trained files that differ from those of a version."""
-    return [name for name in LEARNED if (made / name).read_bytes() != (folder_of(version) / name).read_bytes()]
+    """Return the trained files that differ from those of a version; of tables of scores, the labelled rows count."""
+    files = [name for name in LEARNED if (made / name).read_bytes() != (folder_of(version) / name).read_bytes()]
+    tables = {name: [pl.read_parquet(folder / name) for folder in (made, folder_of(version))] for name in SCORED}
+    assert all(new.height > old.height for new, old in tables.values())
+    return files + [name for name, (new, old) in tables.items() if not new.drop_nulls("y").equals(old)]
 
 
 @pytest.fixture

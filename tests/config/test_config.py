@@ -39,7 +39,8 @@ def test_the_defaults_are_the_documented_ones():
     assert (config.folds.count, config.folds.start) == (5, 0.5)
     assert (config.search.trials, config.search.early_stop) == (200, 50)
     assert (config.bootstrap.level, config.bench.samples) == (0.9, 1_000)
-    assert dataclasses.astuple(config.gates) == (2.0, 1.0, 0.4, 0.6, 0.1, 0.02, 80.0, 0.0001, 0.0005, 10)
+    assert dataclasses.astuple(config.gates) == (2.0, 1.0, 0.4, 0.6, 0.1, 0.02, 80.0, 0.0001, 0.0005, 10, 0.0)
+    assert config.economics.taker_bps == 10.0
     assert (config.guards.auc_warn, config.guards.auc_fail) == (0.7, 0.9)
 
 
@@ -252,7 +253,7 @@ def test_the_study_hash_covers_exactly_what_changes_a_trial():
     """The registry and every value of the configuration are changed, one by one."""
     config = load_config(None, overrides={})
     before = study_sha256(config, registry_sha256="a" * 64, warm_start=None)
-    free = ("seed", "calibration", "search.trials", "bootstrap.", "bench.", "gates.", "guards.")
+    free = ("seed", "calibration", "search.trials", "bootstrap.", "bench.", "gates.", "guards.", "economics.")
 
     assert study_sha256(config, registry_sha256="b" * 64, warm_start=None) != before
     for place, other in variants(config):

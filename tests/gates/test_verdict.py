@@ -41,6 +41,7 @@ CONFIG = GateConfig(
     champion_tolerance=0.0001,
     champion_margin=0.0005,
     champion_min_days=10,
+    break_even_bps=0.0,
 )
 NAMES = (
     *("skill", "simple_model", "per_symbol", "calibration", "latency", "leakage"),
@@ -62,7 +63,9 @@ def symbol(name, low=0.01, *, confidence=0.95, rows=100, rule="coin"):
 
 
 def bounce(close=0.2, opened=0.19, *, gap=0.01, repeated=0.5, autocorrelation=0.0, pairs=20_000):
-    economics = Economics(close, Interval(opened, opened - 0.1, opened + 0.1), 1.0, opened, opened, None)
+    economics = Economics(
+        close, Interval(opened, opened - 0.1, opened + 0.1), 1.0, opened, opened, None, 10.0, None, (), ()
+    )
     return BounceEvidence(economics, (SymbolBounce("BTCUSDT", gap, repeated, autocorrelation, pairs),))
 
 
@@ -92,6 +95,7 @@ GOOD = Evidence(
     latency_p95_ms=4.0,
     guards=guards(),
     bounce=bounce(),
+    break_even=estimate(1.5, 1.0),
     champion=CHAMPION,
     meaning=(),
     origin=Origin(False, "real"),
@@ -221,6 +225,39 @@ def test_a_model_replaces_a_champion_that_is_not_better(value, low, high, found)
 
     assert gate.outcome == found
     assert "2025-10-14" in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("minimum", "low", "looks", "found"),
+    [
+        (0.0, 1.0, 0, None),
+        (0.0, -5.0, 0, None),
+        (0.5, 1.0, 0, "passed"),
+        (1.0, 1.0 + 1e-9, 0, "passed"),
+        (1.0, 1.0, 0, "failed"),
+        (10.0, 1.0, 0, "failed"),
+        (1.0, 1.01, 5, "failed"),
+        (0.5, math.nan, 0, "failed"),
+    ],
+)
+def test_the_lower_end_of_the_break_even_cost_must_exceed_its_threshold(minimum, low, looks, found):
+    """At 0, the default, there is no such gate; earlier looks at the holdout widen the interval."""
+    evidence = replace(GOOD, break_even=estimate(1.5, low), selection=Selection(looks))
+    verdict = judge(evidence, replace(CONFIG, break_even_bps=minimum))
+    gates = [o for o in verdict.outcomes if o.name == "economics"]
+
+    assert [o.outcome for o in gates] == ([] if found is None else [found])
+    assert verdict.go == (found != "failed")
+    assert all(o.margin is None or o.margin == pytest.approx(o.low - minimum) for o in gates)
+
+
+def test_without_trades_the_economics_gate_fails_if_it_is_on():
+    """A model that hardly trades has not shown that it can pay for its trades."""
+    evidence = replace(GOOD, break_even=NotEvaluated("there are hardly any trades"))
+
+    assert judge(evidence, CONFIG).go
+    (failed,) = judge(evidence, replace(CONFIG, break_even_bps=0.5)).failed
+    assert (failed.name, failed.reason) == ("economics", "there are hardly any trades")
 
 
 def test_a_feature_that_predicts_too_well_is_held():
@@ -491,5 +528,7 @@ def test_only_thresholds_that_are_easier_to_pass_are_loosened():
 
     assert {x.name for x in found} == {"accuracy_margin_pp", "latency_p95_ms", "base_rate_low"}
     assert {x.name for x in find_loosened(replace(CONFIG, champion_min_days=2), CONFIG)} == {"champion_min_days"}
+    assert {x.name for x in find_loosened(CONFIG, replace(CONFIG, break_even_bps=5.0))} == {"break_even_bps"}
+    assert find_loosened(replace(CONFIG, break_even_bps=5.0), CONFIG) == ()
     assert {x.name for x in find_loosened(GuardConfig(1, 0.6, 1.0), guarded)} == {"points", "auc_fail"}
     assert find_loosened(CONFIG, CONFIG) == ()

@@ -14,6 +14,7 @@ from mltrain.card.training_results import TrainingData
 from mltrain.card.validation import check_card
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError, LockedError
+from mltrain.features.computation import compute_features
 from mltrain.features.registry import load_registry
 from mltrain.pipeline.prepare import read_candles, split_samples
 from mltrain.pipeline.train import fit_model
@@ -24,7 +25,7 @@ from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.locks import hold_lock
 from mltrain.times import DAY_MS, TimeRange, parse_time
 from mltrain.training.metrics import row_log_loss, score
-from mltrain.training.samples import build_samples
+from mltrain.training.samples import build_samples_and_ties
 from mltrain.training.search import ExecutionOptions
 
 IN_PROCESS = ExecutionOptions(workers=1)
@@ -82,7 +83,7 @@ def test_the_card_is_valid_and_its_figures_come_from_the_stored_holdout(trained)
     _, report = trained
     card = card_of(report)
     check = check_card((report.folder / "model_card.json").read_bytes(), where="card", folder=report.folder)
-    table = pl.read_parquet(report.folder / "holdout.parquet")
+    table = pl.read_parquet(report.folder / "holdout.parquet").drop_nulls("y")
     again = dataclasses.asdict(score(table["p"].to_numpy(), table["y"].to_numpy()))
 
     assert check.violations == ()
@@ -95,7 +96,10 @@ def test_the_card_is_valid_and_its_figures_come_from_the_stored_holdout(trained)
 
 
 def test_the_stored_model_gives_the_stored_probabilities(trained):
-    """The loaded model gives the probabilities of the holdout table for the snapshot's candles, bit for bit."""
+    """The loaded model gives the probabilities of the holdout table for the snapshot's candles, bit for bit.
+
+    Also those of candles whose label was dropped as a tie.
+    """
     workshop, report = trained
     model = load(workshop.store.models / "best_lgbm.pkl")
     candles = read_candles(report.training.data.snapshot, Silent())
@@ -125,17 +129,75 @@ def test_scores_are_stored_with_forward_returns(trained):
         both = table.join(after, on="ts", how="left", validate="1:1", maintain_order="left")
         assert both["forward_bps"].to_numpy() == pytest.approx(both["close_bps"].to_numpy(), abs=1e-9)
         assert both["forward_open_bps"].to_numpy() == pytest.approx(both["open_bps"].to_numpy(), abs=1e-9)
-        assert ((table["forward_bps"] > 0) == (table["y"] == 1)).all()
-    oof = tables["oof"]
+        labelled = table.drop_nulls("y")
+        assert ((labelled["forward_bps"] > 0) == (labelled["y"] == 1)).all()
+    oof = tables["oof"].drop_nulls("y")
     loss = row_log_loss(oof["raw"].to_numpy(), oof["y"].to_numpy())
     by_fold = pl.DataFrame({"fold": oof["fold"], "loss": loss}).group_by("fold").agg(pl.col("loss").mean())
     assert by_fold["loss"].mean() == pytest.approx(run.model.search.best.loss, abs=1e-6)
     assert oof["p"].to_list() == run.model.calibration.calibrator.apply(oof["raw"].to_numpy()).tolist()
+    every_oof = tables["oof"]
+    assert every_oof["p"].to_list() == run.model.calibration.calibrator.apply(every_oof["raw"].to_numpy()).tolist()
     valid = {b["name"]: b for b in card_of(report)["splits"]["blocks"]}
     for (fold,), rows in oof.group_by("fold"):
         block = valid[f"fold {fold} validation"]
         assert rows.height == block["rows"]
         assert parse_time(block["start"]) == times_ms(rows).min()
+
+
+def test_dropped_ties_are_stored_without_a_label(trained):
+    """In the range of their block, each candle with features and an unchanged close has a row without `y`."""
+    _, report = trained
+    run = report.training
+    candles = read_candles(run.data.snapshot, Silent())["BTCUSDT"].sort("ts")
+    features = compute_features(run.data.feature_set, "BTCUSDT", {"BTCUSDT": candles}).drop_nulls()
+    unchanged = candles.filter(pl.col("close").shift(-1) == pl.col("close")).join(features, on="ts", how="semi")
+    tables = {name: pl.read_parquet(report.folder / f"{name}.parquet") for name in ("oof", "holdout")}
+    blocks = {b["name"]: b for b in card_of(report)["splits"]["blocks"]}
+    parts = {"holdout": tables["holdout"]}
+    parts |= {f"fold {k} validation": tables["oof"].filter(pl.col("fold") == k) for k in range(1, 6)}
+
+    for name, table in parts.items():
+        ties = table.filter(pl.col("y").is_null())
+        opened = pl.Series(times_ms(unchanged))
+        expected = unchanged.filter(
+            opened.is_between(parse_time(blocks[name]["start"]), parse_time(blocks[name]["end"]))
+        )
+        assert ties["ts"].to_list() == expected["ts"].to_list()
+        assert (ties["forward_bps"] == 0).all()
+        assert table["ts"].is_sorted()
+        assert table.drop("y").null_count().sum_horizontal().item() == 0
+    assert sum(table["y"].null_count() for table in parts.values()) > 50
+
+
+def test_the_economics_can_be_computed_from_the_stored_holdout(trained):
+    """Mean moves and break-even cost equal those of a plain loop over all rows of holdout.parquet, ties included."""
+    _, report = trained
+    economics = card_of(report)["economics"]
+    rows = pl.read_parquet(report.folder / "holdout.parquet").to_dicts()
+    earned = [(1 if row["p"] > 0.5 else -1) * row["forward_open_bps"] for row in rows]
+    traded, position = 0, 0
+    for row in rows:
+        side = 1 if row["p"] > 0.5 else -1
+        traded += abs(side - position)
+        position = side
+
+    assert economics["break_even"]["value"] == pytest.approx(sum(earned) / traded, rel=1e-9)
+    assert economics["break_even"]["low"] < economics["break_even"]["value"] < economics["break_even"]["high"]
+    assert sum(part["rows"] for part in economics["by_confidence"]) == len(rows)
+    ranked = sorted(zip([abs(row["p"] - 0.5) for row in rows], earned, strict=True))
+    start = 0
+    for part in economics["by_confidence"]:
+        fifth = ranked[start : start + part["rows"]]
+        start += part["rows"]
+        assert part["confidence"] == pytest.approx(sum(c for c, _ in fifth) / len(fifth), rel=1e-9)
+        assert part["move_bps"]["value"] == pytest.approx(sum(e for _, e in fifth) / len(fifth), rel=1e-9)
+        assert start == len(rows) or ranked[start - 1][0] < ranked[start][0]
+    assert [part["name"] for part in economics["by_volatility"]] == ["calm", "ordinary", "wild"]
+    assert (
+        f"ot tradable at taker fees of 10 bps per side: it breaks even at {economics['break_even']['value']:.2f}"
+        in (card_of(report)["notes"])
+    )
 
 
 def test_a_strong_signal_is_promoted_and_logged(trained):
@@ -227,6 +289,27 @@ def test_a_loosened_gate_is_recorded(trained):
     assert "The gate ece_max was loosened: 0.5 instead of 0.1." in card["notes"]
 
 
+def test_the_economics_gate_is_judged_if_it_is_on(trained):
+    """A break-even cost below the threshold is a NO-GO; the model and all other figures are as without the gate."""
+    workshop, first = trained
+    asked = {"gates.break_even_bps": 10.0, "economics.taker_bps": 0.01}
+    judged = workshop.train(first.training.data.snapshot, promote=False, **asked)
+    card, before = card_of(judged), card_of(first)
+    (gate,) = (o for o in card["gates"]["outcomes"] if o["name"] == "economics")
+
+    assert check_card((judged.folder / "model_card.json").read_bytes(), where="card").violations == ()
+    assert (card["gates"]["verdict"], gate["outcome"]) == ("NO-GO", "failed")
+    assert gate["value"] == card["economics"]["break_even"]["value"]
+    assert gate["low"] < gate["value"] < 10
+    assert card["gates"]["loosened"] == before["gates"]["loosened"]
+    assert judged.model_sha256 == first.model_sha256
+    assert card["economics"] == before["economics"] | {"taker_bps": 0.01}
+    assert card["lineage"]["study"] == before["lineage"]["study"]
+    assert card["lineage"]["configuration_sha256"] == before["lineage"]["configuration_sha256"]
+    assert "above the taker fees of 0.01." in card["notes"]
+    assert "economics" not in {o["name"] for o in before["gates"]["outcomes"]}
+
+
 @pytest.mark.real_data
 def test_real_bitcoin_minutes_have_the_known_skill(real_data, tmp_path):
     """The holdout AUC of the default registry on real BTCUSDT is in its known range: no leak, and not broken."""
@@ -234,9 +317,9 @@ def test_real_bitcoin_minutes_have_the_known_skill(real_data, tmp_path):
     end_ms = source.clock_ms(("BTCUSDT",))
     candles = {"BTCUSDT": source.candles("BTCUSDT", TimeRange(end_ms - 90 * DAY_MS, end_ms))}
     feature_set, config = load_registry(None, interval="1m"), load_config(None, overrides={"search.trials": 1})
-    samples, quality = build_samples(feature_set, candles)
+    samples, ties, quality = build_samples_and_ties(feature_set, candles)
     split = split_samples(samples, feature_set, config)
-    data = TrainingData(None, feature_set, candles, samples, quality, split, guards=())
+    data = TrainingData(None, feature_set, candles, samples, quality, split, guards=(), ties=ties)
 
     model = fit_model(data, config, journal=tmp_path / "study.journal", execution=IN_PROCESS, progress=Silent())
     _, p = model_from_bundle(model.evaluated).score(samples.x[split.holdout.span])

@@ -20,9 +20,9 @@ from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import check_card
 from mltrain.errors import InputError
 from mltrain.report.index import render_index
-from mltrain.report.model_plots import draw_parts, draw_reliability
+from mltrain.report.model_plots import draw_moves, draw_parts, draw_reliability
 from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
-from mltrain.report.texts import format_percent, list_commands, list_limits
+from mltrain.report.texts import describe_economics, format_percent, list_commands, list_limits
 from mltrain.report.version_data import Material, read_material
 from mltrain.store.listing import read_version_card
 from mltrain.store.store import Store
@@ -299,3 +299,58 @@ def test_the_reliability_caption_names_the_blocks_of_its_intervals(version, full
     shown = draw_reliability(card, replace(holdout, bootstrap=replace(holdout.bootstrap, by_day=by_day)))
 
     assert f"the lines are intervals over {blocks}" in shown.reading
+
+
+def economics(high_bps, *, taker_bps=10.0):
+    """Return a card with one mean move up to `high_bps`, and a break-even cost of 2 bps (1 to 3)."""
+    interval = {"value": 2.0, "low": 1.0, "high": 3.0}
+    moves = [{"name": "highest", "rows": 9, "confidence": 0.1, "move_bps": interval | {"high": high_bps}}]
+    unknown = {"name": "wild", "rows": 0, "confidence": None, "move_bps": None}
+    return ModelCard(
+        example(
+            economics={
+                "open_bps": interval,
+                "turnover": 1.0,
+                "taker_bps": taker_bps,
+                "break_even": interval,
+                "break_even_bps": 7.0,
+                "by_confidence": moves,
+                "by_volatility": [unknown],
+            }
+        )
+    )
+
+
+def test_moves_are_drawn_over_the_cost_of_a_trade():
+    """A cost within three times the moves has a line; a cost further out would press the moves into a corner."""
+    near, far = draw_moves(economics(6.7)), draw_moves(economics(6.6))
+
+    assert "marks the cost of two sides at taker fees of 10 bps, 20 bps" in near.reading
+    assert "marks no move. The cost of two sides at taker fees of 10 bps, 20 bps, lies far to the right" in far.reading
+    assert near.svg.count("<circle") == far.svg.count("<circle") == 1
+    assert near.svg.count('class="whisker') == 1
+    # In the drawing of a far cost, the line is left of the dot and its whisker.
+    line, dot = (float(far.svg.split(mark)[1].split('="')[1].split("%")[0]) for mark in ('"axis" x1', '"dot c1" cx'))
+    assert line < dot
+    line, end = (float(near.svg.split(mark)[1].split('="')[1].split("%")[0]) for mark in ('"axis" x1', 'c1" x1'))
+    assert line > end
+
+
+def test_a_card_without_moves_says_so():
+    """A card of an earlier release has no figure, and its break-even cost in the sentence."""
+    old = economics(6.0).document
+    for key in ("taker_bps", "break_even", "by_confidence", "by_volatility"):
+        del old["economics"][key]
+
+    assert "does not say how far the price moves" in draw_moves(ModelCard(old)).why
+    assert "a cost of 7.000 bps per side would leave nothing" in describe_economics(ModelCard(old))
+
+
+def test_the_economics_say_whether_fees_are_earned():
+    """The sentence of the terminal is that of the page."""
+    assert describe_economics(economics(6.0)).endswith(
+        " sides traded per bar. Not tradable at taker fees of 10 bps per side: it breaks even at 2.00 (1.00 to 3.00)."
+    )
+    assert describe_economics(economics(6.0, taker_bps=0.5)).endswith(
+        ". Breaks even at 2.00 bps per side (1.00 to 3.00), above the taker fees of 0.5."
+    )

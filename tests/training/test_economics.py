@@ -9,12 +9,21 @@ from scipy import stats
 
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.times import DAY_MS, MINUTE_MS
-from mltrain.training.bootstrap import plan_bootstrap
-from mltrain.training.economics import find_bounce, forward_returns, score_economics
+from mltrain.training.bootstrap import Interval, expanded_tail, plan_bootstrap
+from mltrain.training.economics import (
+    ForwardReturns,
+    Moves,
+    describe_break_even,
+    find_bounce,
+    forward_returns,
+    score_economics,
+    score_moves,
+)
 from mltrain.training.samples import Samples
 
 # 2024-10-04, a Friday.
 START_MS = 20_000 * DAY_MS
+NO_MOVES = Moves(None, None, (), ())
 
 
 def candles(opens, closes, minutes=None):
@@ -116,7 +125,9 @@ def test_economics_equal_a_plain_loop(horizon):
     moves = forward_returns(table, rows, horizon_bars=horizon, step_ms=MINUTE_MS)
     draws = plan_bootstrap(rows.ts_ms, draws=200, level=0.9, seed=1)
 
-    found = score_economics(p > 0.5, rows, moves, draws, horizon_bars=horizon, step_ms=MINUTE_MS)
+    found = score_economics(
+        p > 0.5, rows, moves, draws, NO_MOVES, taker_bps=10.0, horizon_bars=horizon, step_ms=MINUTE_MS
+    )
 
     side = [1 if v > 0.5 else -1 for v in p]
     earned = [s * m for s, m in zip(side, moves.from_open, strict=True)]
@@ -141,8 +152,155 @@ def test_a_constant_prediction_trades_once():
     moves = forward_returns(table, rows, horizon_bars=1, step_ms=MINUTE_MS)
     draws = plan_bootstrap(rows.ts_ms, draws=200, level=0.9, seed=1)
 
-    found = score_economics(np.full(20, fill_value=True), rows, moves, draws, horizon_bars=1, step_ms=MINUTE_MS)
+    up = np.full(20, fill_value=True)
+    found = score_economics(up, rows, moves, draws, NO_MOVES, taker_bps=10.0, horizon_bars=1, step_ms=MINUTE_MS)
 
     assert found.turnover == pytest.approx(1 / 20)
     assert found.weekends_bps is None
     assert found.weekdays_bps == pytest.approx(found.open_bps.value)
+
+
+def scored(p, moves, *, minutes, threshold=0.5, tercile=None, horizon_bars=1, symbol_ix=None, symbols=("AAA",)):
+    """Return the moves of rows of one symbol with these probabilities and moves from the next open, in bps."""
+    rows = rows_at(minutes, symbol_ix, symbols)
+    values = np.asarray(moves, np.float64)
+    return score_moves(
+        np.asarray(p, np.float64),
+        rows,
+        ForwardReturns(values, values),
+        plan_bootstrap(rows.ts_ms, draws=300, level=0.9, seed=1),
+        threshold=np.broadcast_to(threshold, values.shape),
+        tercile=np.zeros(values.size, np.int8) if tercile is None else np.asarray(tercile, np.int8),
+        horizon_ms=horizon_bars * MINUTE_MS,
+    )
+
+
+def test_moves_by_hand():
+    """Ten rows in two blocks: fifths of two rows each; a fall after a prediction of down counts as a gain."""
+    p = [0.51, 0.48, 0.53, 0.46, 0.55, 0.44, 0.57, 0.42, 0.59, 0.40]
+    moves = [1, 1, 2, -2, 3, -3, 4, -4, 5, -5]
+    found = scored(p, moves, minutes=range(10), tercile=[0, 0, 0, 1, 1, 1, -1, -1, 2, 2])
+
+    assert [(part.name, part.rows) for part in found.by_confidence] == [
+        *(("lowest", 2), ("low", 2), ("middle", 2), ("high", 2), ("highest", 2)),
+    ]
+    assert [part.confidence for part in found.by_confidence] == pytest.approx([0.015, 0.035, 0.055, 0.075, 0.095])
+    assert [part.move_bps.value for part in found.by_confidence] == pytest.approx([0, 2, 3, 4, 5])
+    assert [(part.name, part.rows) for part in found.by_volatility] == [("calm", 3), ("ordinary", 3), ("wild", 2)]
+    assert [part.move_bps.value for part in found.by_volatility] == pytest.approx([2 / 3, 8 / 3, 5])
+    # One side to open, then nine reversals of two sides.
+    assert found.break_even.value == pytest.approx(28 / 19)
+    assert found.break_even_estimate.value == found.break_even.value
+
+
+def test_confidence_is_the_distance_from_the_rows_own_threshold():
+    """Where up is rare, a probability above the base rate is a prediction of up."""
+    p, threshold = [0.375, 0.75, 0.125, 0.25], [0.25, 0.5, 0.25, 0.5]
+    found = scored(p, [1, 2, 4, 8], minutes=[0, 1, 700, 701], threshold=threshold)
+
+    # Two fifths have no rows: equal distances are in one of them.
+    assert [(part.name, part.confidence) for part in found.by_confidence] == [("low", 0.125), ("high", 0.25)]
+    # Up, up, down, down.
+    assert [part.move_bps.value for part in found.by_confidence] == [(1 - 4) / 2, (2 - 8) / 2]
+
+
+@pytest.mark.parametrize(("horizon", "seed"), [(1, 0), (1, 1), (3, 2)])
+def test_moves_equal_a_plain_loop(horizon, seed):
+    """Values and interval ends are those of sums over the rows of each draw; rows without a next open are left out."""
+    rng = np.random.default_rng(seed)
+    n, days = 900, 14
+    minutes = np.sort(rng.choice(days * 1440, n, replace=False)).tolist()
+    symbol_ix = rng.integers(0, 2, n)
+    # Few distinct values, as from isotonic regression.
+    p = np.round(rng.uniform(0.4, 0.6, n), 2)
+    moves, tercile = rng.normal(0, 5, n) + 20 * (p - 0.5), rng.integers(-1, 3, n)
+    moves[rng.random(n) < 0.05] = np.nan
+    found = scored(
+        p, moves, minutes=minutes, tercile=tercile, horizon_bars=horizon, symbol_ix=symbol_ix, symbols=("AAA", "BBB")
+    )
+
+    draws = plan_bootstrap(rows_at(minutes).ts_ms, draws=300, level=0.9, seed=1)
+    tail = expanded_tail(draws.blocks, level=0.9)
+    side = [1 if v > 0.5 else -1 for v in p]
+    known = [i for i in range(n) if not np.isnan(moves[i])]
+    sizes = []
+    for i in range(n):
+        before = [j for j in range(n) if symbol_ix[j] == symbol_ix[i] and minutes[j] <= minutes[i] - horizon]
+        sizes.append(abs(side[i] - side[before[-1]]) if before else 1)
+
+    def compare(interval, rows, whole):
+        """Compare an interval with ratios of sums over all rows, and over the rows of each draw, as often as drawn."""
+        ratios = []
+        for weights in [np.ones(draws.blocks), *draws.weights]:
+            top = sum(weights[draws.block[i]] * side[i] * moves[i] for i in rows)
+            bottom = sum(weights[draws.block[i]] * whole[i] for i in rows)
+            ratios.append(top / bottom)
+        assert interval.value == pytest.approx(ratios[0], rel=1e-9)
+        assert [interval.low, interval.high] == pytest.approx(np.quantile(ratios[1:], [tail, 1 - tail]), rel=1e-9)
+        return ratios
+
+    ratios = compare(found.break_even, known, sizes)
+    assert found.break_even_estimate.se == pytest.approx(np.std(ratios[1:]), rel=1e-9)
+    assert sum(part.rows for part in found.by_confidence) == len(known)
+    ranked = sorted(known, key=lambda i: abs(p[i] - 0.5))
+    start = 0
+    for part in found.by_confidence:
+        rows, start = ranked[start : start + part.rows], start + part.rows
+        # Rows of equal confidence are in the same fifth.
+        assert start == len(ranked) or abs(p[ranked[start]] - 0.5) > abs(p[ranked[start - 1]] - 0.5)
+        compare(part.move_bps, rows, np.ones(n))
+    for k, part in enumerate(found.by_volatility):
+        rows = [i for i in known if tercile[i] == k]
+        assert part.rows == len(rows)
+        compare(part.move_bps, rows, np.ones(n))
+
+
+def test_a_part_in_one_block_has_no_mean_and_an_empty_one_no_confidence():
+    """An interval from one block would be a point."""
+    found = scored([0.6] * 20, range(20), minutes=range(20), tercile=[0] * 18 + [1] * 2)
+
+    assert [(part.rows, part.move_bps is None) for part in found.by_volatility] == [(18, False), (2, True), (0, True)]
+    assert [part.confidence for part in found.by_volatility] == [pytest.approx(0.1), pytest.approx(0.1), None]
+
+
+def test_a_prediction_that_never_changes_has_no_break_even_cost():
+    """It trades in one block only: the cost at which it earns nothing is a matter of the length of the holdout."""
+    found = scored([0.6] * 20, range(20), minutes=range(20))
+
+    assert (found.break_even, found.break_even_estimate) == (None, None)
+    assert found.by_confidence[0].rows == 20
+
+
+def test_rows_that_nobody_could_trade_give_no_moves():
+    """Without any next open there is no mean and no cost."""
+    found = scored([0.6, 0.4], [np.nan, np.nan], minutes=[0, 700])
+
+    assert found.by_confidence == ()
+    assert found.break_even is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sentence"),
+    [
+        (8.0, 9.99, "not tradable at taker fees of 10 bps per side: it breaks even at 9.00 (8.00 to 9.99)"),
+        (
+            8.0,
+            10.0,
+            "breaks even at 9.00 bps per side (8.00 to 10.00), not clearly above or below the taker fees of 10",
+        ),
+        (10.01, 12.0, "breaks even at 9.00 bps per side (10.01 to 12.00), above the taker fees of 10"),
+        (
+            10.0,
+            12.0,
+            "breaks even at 9.00 bps per side (10.00 to 12.00), not clearly above or below the taker fees of 10",
+        ),
+    ],
+)
+def test_the_sentence_follows_from_the_ends_of_the_interval(low, high, sentence):
+    """Below the fees with its upper end: not tradable. Above them with its lower end: above. Else undecided."""
+    assert describe_break_even(Interval(9.0, low, high), taker_bps=10.0) == sentence
+
+
+def test_without_trades_the_break_even_cost_is_unknown():
+    """There is nothing to compare with the fees."""
+    assert describe_break_even(None, taker_bps=10.0) == "break-even cost unknown: there are hardly any trades"

@@ -13,7 +13,17 @@ from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import MINUTE_MS, TimeRange
 from mltrain.training.label import make_labels
-from mltrain.training.samples import build_samples, check_finite, keep_newest, keep_symbols, matrix_sha256, take_rows
+from mltrain.training.samples import (
+    build_samples,
+    build_samples_and_ties,
+    check_finite,
+    keep_finite,
+    keep_newest,
+    keep_symbols,
+    matrix_sha256,
+    merge_rows,
+    take_rows,
+)
 
 FEATURES = FeatureSet(
     version=1,
@@ -89,6 +99,61 @@ def test_every_candle_is_accounted_for(candles):
         assert entry.no_label == (featured & labels["tie"].is_null()).sum()
         assert entry.ties == (featured & labels["tie"]).sum() > 0
         assert entry.tie_share == pytest.approx(labels["tie"].mean())
+
+
+@pytest.mark.parametrize("label", [FEATURES.label, LabelSpec("threshold", 3, "drop", 8.0)])
+def test_dropped_ties_are_returned_with_their_features(candles, label):
+    """Every candle with features and a dropped label is a tie, in the order of time, then symbol."""
+    feature_set = replace(FEATURES, label=label)
+    samples, ties, quality = build_samples_and_ties(feature_set, candles)
+
+    assert [entry.ties for entry in quality] == np.bincount(ties.symbol_ix).tolist()
+    keys = list(zip(ties.ts_ms.tolist(), ties.symbol_ix.tolist(), strict=True))
+    assert keys == sorted(keys)
+    assert not ties.y.any()
+    for ix, symbol in enumerate(ties.symbols):
+        features = compute_features(feature_set, symbol, candles)
+        labels = make_labels(candles[symbol], label, MINUTE_MS)
+        whole = features.hstack(labels.drop("ts")).filter(pl.col("tie")).drop_nulls(samples.names)
+        own = ties.symbol_ix == ix
+        assert np.array_equal(ties.ts_ms[own], whole["ts"].dt.timestamp("ms").to_numpy())
+        assert np.array_equal(ties.x[own], whole.select(ties.names).to_numpy())
+        assert np.array_equal(ties.label_end_ms[own], whole["label_end"].to_numpy())
+        assert np.array_equal(ties.last_move[own], whole["last_move"].fill_null(0).to_numpy())
+    assert matrix_sha256(build_samples(feature_set, candles)[0]) == matrix_sha256(samples)
+
+
+def test_rows_and_ties_share_one_matrix(candles):
+    """Ties need no memory beyond that of a row per candle."""
+    samples, ties, _ = build_samples_and_ties(FEATURES, candles)
+
+    assert samples.x.base is not None
+    assert np.shares_memory(samples.x.base, ties.x)
+    assert not np.shares_memory(samples.x, ties.x)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_only_finite_rows_are_kept(samples, value):
+    """Rows with a value that is not finite are left out, and no other row."""
+    x = samples.x.copy()
+    x[[0, 1_001], 3] = value
+    kept = keep_finite(replace(samples, x=x))
+    expected = np.delete(np.arange(samples.y.size), [0, 1_001])
+
+    assert matrix_sha256(kept) == matrix_sha256(take_rows(samples, expected))
+    assert keep_finite(samples) is samples
+
+
+def test_merged_rows_are_in_the_order_of_time_then_symbol(candles):
+    """Rows and ties together are the rows of the same label with `ties: down`."""
+    samples, ties, _ = build_samples_and_ties(FEATURES, candles)
+    whole, _ = build_samples(replace(FEATURES, label=LabelSpec("direction", 1, "down")), candles)
+
+    merged, order = merge_rows(samples, ties)
+
+    for name in ("y", "ts_ms", "label_end_ms", "symbol_ix", "last_move"):
+        assert np.array_equal(getattr(merged, name), getattr(whole, name)), name
+    assert np.array_equal(np.concatenate([samples.x, ties.x])[order], whole.x)
 
 
 def test_ties_kept_as_down_are_rows(candles):

@@ -18,6 +18,7 @@ from mltrain.errors import InputError, MachineError, MltrainError
 from mltrain.progress import Silent
 from mltrain.training.booster import booster_params
 from mltrain.training.metrics import row_log_loss
+from mltrain.training.samples import take_rows
 from mltrain.training.search import ExecutionOptions, pruning_thresholds, search
 from mltrain.training.split import plan_split
 from mltrain.training.study import completed_when_proposed
@@ -172,6 +173,21 @@ def test_out_of_fold_scores_are_those_of_the_best_trial(samples, split, found):
         np.isin(found.oof.rows[found.oof.fold == k], np.r_[f.valid.span]).all() for k, f in enumerate(split.folds)
     )
     assert np.mean([losses[found.oof.fold == k].mean() for k in range(5)]) == pytest.approx(found.best.loss, abs=1e-15)
+
+
+def test_ties_are_scored_by_the_booster_of_their_fold(samples, split, found, tmp_path):
+    """Rows given as ties get the bits that they have as validation rows; no trial reads them."""
+    every_third = np.arange(0, samples.y.size, 3)
+    ties = replace(take_rows(samples, every_third), y=np.zeros(every_third.size, np.uint8))
+    with_ties = run(samples, split, configured(), tmp_path, ties=ties)
+    is_third = found.oof.rows % 3 == 0
+
+    assert with_ties.trials == found.trials
+    assert with_ties.oof.scores.tobytes() == found.oof.scores.tobytes()
+    assert np.array_equal(every_third[with_ties.tie_oof.rows], found.oof.rows[is_third])
+    assert with_ties.tie_oof.scores.tobytes() == found.oof.scores[is_third].tobytes()
+    assert np.array_equal(with_ties.tie_oof.fold, found.oof.fold[is_third])
+    assert found.tie_oof.scores.size == found.tie_oof.rows.size == found.tie_oof.fold.size == 0
 
 
 def test_a_longer_search_begins_like_a_shorter_one(samples, split, found, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.times import DAY_MS, MINUTE_MS, WEEK_MS, floor_to_grid, parse_time
 from mltrain.training.metrics import score
+from mltrain.training.samples import take_rows
 from mltrain.training.slices import score_terciles, score_weeks, volatility_terciles
 
 
@@ -47,7 +48,7 @@ def test_terciles_follow_from_the_rows_before(new_samples):
     reference, later = slice(0, 2_000), slice(2_100, 3_000)
     by_symbol = {"SYM0": candles(samples, scale)}
     found, usual = (
-        volatility_terciles(by_symbol, samples, reference=reference, rows=rows, step_ms=MINUTE_MS)
+        volatility_terciles(by_symbol, take_rows(samples, reference), take_rows(samples, rows), step_ms=MINUTE_MS)
         for rows in (later, reference)
     )
 

@@ -15,6 +15,7 @@ from mltrain.documents.strict_json import canonical_json
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_ms, format_seconds
 from mltrain.training.booster import feature_gains
+from mltrain.training.economics import describe_break_even
 from mltrain.training.metrics import row_log_loss
 from mltrain.training.sample_weights import compute_up_weight
 from mltrain.training.samples import matrix_sha256
@@ -149,6 +150,9 @@ def _describe_training(training: Training) -> str:
     lines.append(f"This time range had been scored {looks.earlier} time(s) before ({looks.weighted:.2f} by overlap).")
     if looks.others:
         lines.append(f"{looks.others:.2f} of these tried another configuration or seed; the gates allow for them.")
+    economics = training.holdout.economics
+    sentence = describe_break_even(economics.break_even, taker_bps=economics.taker_bps)
+    lines.append(f"{sentence[0].upper()}{sentence[1:]}.")
     up_weight = compute_up_weight(training.data.samples, training.data.split, training.config)
     if up_weight != 1:
         lines.append(

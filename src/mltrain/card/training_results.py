@@ -43,6 +43,7 @@ class TrainingData:
         quality: How many of each symbol's candles became rows, and why the others did not.
         split: The blocks of these rows.
         guards: The results of the leakage guards.
+        ties: The candles whose label was dropped as a tie; they are scored, but no fit reads them.
     """
 
     snapshot: Snapshot
@@ -52,6 +53,7 @@ class TrainingData:
     quality: tuple[SymbolQuality, ...]
     split: Split
     guards: tuple[GuardResult, ...]
+    ties: Samples
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +86,7 @@ class HoldoutResults:
         weeks: Calibrated scores, week by week.
         volatility: Calibrated scores in calm, ordinary and wild markets.
         logistic: A logistic regression on five features, on the same rows.
-        economics: What trading on the predictions earns before costs; shown, but not judged.
+        economics: What trading on the predictions earns before costs, and the cost at which that is nothing.
         bounce: The bounce between bid and ask in each symbol's candles.
         contributions: Mean absolute contribution of each feature, in log odds.
         latency: Durations of single predictions, measured with this model.

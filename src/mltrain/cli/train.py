@@ -260,7 +260,7 @@ def _view_end(report: TrainReport) -> View:
     """Show the verdict, what weakens it, and the next command."""
     run = report.training
     yield from view_verdict(run.verdict)
-    yield view_economics(run.holdout.economics)
+    yield from _view_economics(run.holdout.economics)
     for gate in run.loosened:
         yield f"this gate is looser than the packaged one: {gate.name} {gate.used:g} instead of {gate.packaged:g}"
     if run.holdout.looks.others:
@@ -319,17 +319,25 @@ def _percent_text(share: Interval | None) -> str | None:
     return f"{100 * share.value:+.2f} ({100 * share.low:+.2f} .. {100 * share.high:+.2f})"
 
 
-def view_economics(economics: Economics) -> str:
-    """Return one line on what the predictions would have earned before costs, in bps per bar."""
+def _view_economics(economics: Economics) -> View:
+    """Show what the predictions would have earned before costs, in bps, and whether that pays for taker fees."""
+    from mltrain.training.economics import describe_break_even
+
     days = {"weekdays": economics.weekdays_bps, "weekends": economics.weekends_bps}
     parts = "".join(f", {name} {value:+.3f}" for name, value in days.items() if value is not None)
-    break_even = "-" if economics.break_even_bps is None else f"{economics.break_even_bps:.3f}"
     earned = economics.open_bps
-    return (
+    yield (
         f"economic, not judged: {earned.value:+.3f} bps per bar from the next open "
-        f"({earned.low:+.3f} .. {earned.high:+.3f}{parts}), {economics.turnover:.2f} sides traded per bar, "
-        f"break-even cost {break_even} bps per side"
+        f"({earned.low:+.3f} .. {earned.high:+.3f}{parts}), {economics.turnover:.2f} sides traded per bar"
     )
+    by_confidence, by_volatility = (
+        ", ".join(
+            f"{part.name} {'-' if part.move_bps is None else f'{part.move_bps.value:+.2f}'}" for part in mean_moves
+        )
+        for mean_moves in (economics.by_confidence, economics.by_volatility)
+    )
+    yield f"mean move in the predicted direction, bps: by confidence {by_confidence}; by volatility {by_volatility}"
+    yield describe_break_even(economics.break_even, taker_bps=economics.taker_bps)
 
 
 @command(default_dir=Path("mltrain-demo"), need_mb=LEARNING_MB)

@@ -44,7 +44,7 @@ class TrainDocument:
         latency_ms: Latency from candles to probability of one symbol, in ms.
         gates: The outcome of each gate.
         symbols: The verdict on each symbol by itself.
-        economics: What the predictions would earn before costs; not judged.
+        economics: What the predictions would earn before costs, and the cost at which that is nothing.
         loosened: Gates that are looser than the packaged ones.
         looks: How often this holdout was scored before.
         warnings: What is unusual, but did not end the training.

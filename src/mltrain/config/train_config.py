@@ -217,6 +217,7 @@ class GateConfig:
         champion_margin: Nats; the lower end of the confidence interval of its gain over the champion must be above
             minus this.
         champion_min_days: Fewest UTC days on which a version is compared with the champion.
+        break_even_bps: Cost per side, in bps, that the lower end of the break-even cost must exceed; 0: not judged.
     """
 
     accuracy_margin_pp: Annotated[float, Limits(0, 50)]
@@ -229,6 +230,19 @@ class GateConfig:
     champion_tolerance: Share
     champion_margin: Share
     champion_min_days: Annotated[int, Limits(2, 3_650)]
+    break_even_bps: Annotated[float, Limits(0, 1_000)]
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class EconomicsConfig:
+    """What trading costs; it is compared with the break-even cost, but changes no verdict.
+
+    Attributes:
+        taker_bps: Taker fees per side, in bps.
+    """
+
+    taker_bps: Annotated[float, Limits(0, 1_000)]
 
 
 @record
@@ -271,6 +285,7 @@ class TrainConfig:
         bench: The measurement of latency.
         gates: The thresholds of GO.
         guards: The thresholds of the leakage guards.
+        economics: What trading costs.
     """
 
     seed: Annotated[int, Limits(0, 2**31 - 1)]
@@ -286,6 +301,7 @@ class TrainConfig:
     bench: BenchConfig
     gates: GateConfig
     guards: GuardConfig
+    economics: EconomicsConfig
 
     def to_json(self) -> dict[str, Json]:
         """Return the configuration in the layout of train.yml; `load_config` of such a file gives an equal one."""

@@ -181,6 +181,7 @@ class Evidence:
         symbols: Skill on each symbol alone.
         leaders: Leader symbols of the features.
         latency_p95_ms: 95th percentile of the time from candles to the probability of one symbol, in ms.
+        break_even: Cost per side at which the predictions earn nothing, in bps.
         meaning: Why the model is not a drop-in replacement for the live version, one sentence each.
     """
 
@@ -192,6 +193,7 @@ class Evidence:
     latency_p95_ms: float | NotEvaluated
     guards: Sequence[GuardResult] | NotEvaluated
     bounce: BounceEvidence | NotEvaluated
+    break_even: Estimate | NotEvaluated
     champion: ChampionEvidence | NotApplicable | NotEvaluated
     meaning: tuple[str, ...] | NotApplicable
     origin: Origin

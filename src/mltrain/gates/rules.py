@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from mltrain.guards.evidence import GuardResult
     from mltrain.training.baselines import SymbolSkill
-    from mltrain.training.bootstrap import Interval
+    from mltrain.training.bootstrap import Estimate, Interval
     from mltrain.training.economics import SymbolBounce
 
 SymbolWord: TypeAlias = Literal["proven", "not proven alone", "no skill", "no rows"]
@@ -298,6 +298,29 @@ def _find_bounce_doubts(symbol: SymbolBounce) -> list[str]:
             f"(autocorrelation {symbol.autocorrelation:.3f}, below {limit:.3f})"
         )
     return doubts
+
+
+def judge_economics(
+    break_even: Estimate | NotEvaluated, selection: Selection, config: GateConfig
+) -> tuple[GateOutcome, ...]:
+    """Judge the lower end of the break-even cost per side, in bps; no outcome if `break_even_bps` is 0, its default."""
+    minimum = config.break_even_bps
+    if minimum == 0:
+        return ()
+    name, target = "economics", f"break-even cost above {minimum:g} bps per side, the lower end of its interval"
+    if isinstance(break_even, NotEvaluated):
+        return (GateOutcome(name=name, outcome="failed", target=target, reason=break_even.reason),)
+    cost = break_even.interval(selection.confidence)
+    outcome = judge_figure(
+        name,
+        passed=cost.low > minimum,
+        target=target,
+        value=cost.value,
+        ends=(cost.low, cost.high),
+        margin=cost.low - minimum,
+        reason=f"{cost.value:.2f} bps, lower end {cost.low:.2f}",
+    )
+    return (outcome,)
 
 
 def judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, config: GateConfig) -> GateOutcome:

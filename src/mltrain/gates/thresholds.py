@@ -12,7 +12,7 @@ T = TypeVar("T", "GateConfig", "GuardConfig")
 
 # Thresholds that are easier to pass the smaller they are; all others are easier the larger they are.
 # With a smaller `champion_min_days` a version is promoted sooner.
-_MINIMA: Final = ("accuracy_margin_pp", "log_loss_skill_percent", "champion_min_days", "points")
+_MINIMA: Final = ("accuracy_margin_pp", "log_loss_skill_percent", "champion_min_days", "break_even_bps", "points")
 # Between these base rates accuracy is judged, elsewhere log loss: any other range counts as easier.
 _RANGE: Final = ("base_rate_low", "base_rate_high")
 

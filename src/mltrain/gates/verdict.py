@@ -28,7 +28,7 @@ class Verdict:
 
     Attributes:
         go: Whether no gate failed.
-        outcomes: One per gate, always all of them, in a fixed order.
+        outcomes: One per gate, always all of them, in a fixed order; `economics` only if it is switched on.
         symbols: Each symbol alone, in the order of the evidence; empty if they could not be evaluated.
     """
 
@@ -65,6 +65,9 @@ def judge(evidence: Evidence, config: GateConfig) -> Verdict:
         rules.judge_latency(evidence.latency_p95_ms, config),
         rules.judge_leakage(evidence.guards),
         rules.judge_bounce(evidence.bounce),
+        # Left out rather than "not applicable" where it is off: nobody asked for it, and a card, a table and a document
+        # of a training without it are as they were before there was this gate.
+        *rules.judge_economics(evidence.break_even, selection, config),
         rules.judge_champion(evidence.champion, config),
         rules.judge_meaning(evidence.meaning),
         rules.judge_origin(evidence.origin),

@@ -12,6 +12,7 @@ from mltrain.gates.gate_evidence import (
     BounceEvidence,
     CalibrationEvidence,
     Evidence,
+    NotEvaluated,
     Selection,
     SimpleModelEvidence,
     SkillEvidence,
@@ -24,11 +25,12 @@ from mltrain.serving.model import Model
 from mltrain.times import interval_ms
 from mltrain.training.baselines import find_priors, score_logistic
 from mltrain.training.bootstrap import plan_bootstrap
-from mltrain.training.economics import find_bounce, forward_returns, score_economics
+from mltrain.training.economics import ForwardReturns, find_bounce, forward_returns, score_economics, score_moves
 from mltrain.training.holdout import score_holdout
 from mltrain.training.metrics import THRESHOLD, row_log_loss
-from mltrain.training.samples import take_rows
+from mltrain.training.samples import merge_rows, take_rows
 from mltrain.training.slices import score_terciles, score_weeks, volatility_terciles
+from mltrain.training.split import span_within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,8 +40,7 @@ if TYPE_CHECKING:
     from mltrain.gates.holdout_looks import LookCounts
     from mltrain.pipeline.champion import Champion
     from mltrain.progress import Progress
-    from mltrain.training.bootstrap import Bootstrap
-    from mltrain.training.economics import ForwardReturns
+    from mltrain.training.bootstrap import Bootstrap, Estimate
     from mltrain.training.samples import Samples
 
 
@@ -54,6 +55,11 @@ class ScoredRows:
         logistic_p: Probabilities of up from a logistic regression on five features, in [0, 1], shape (n,).
         moves: Return after each row to the end of its label, in bps.
         bootstrap: Draws of blocks of these rows, for all intervals.
+        ties: The candles of the holdout whose label was dropped as a tie, in the order of time.
+        tie_raw: Scores of the booster of these, before calibration.
+        tie_p: Calibrated probabilities of up of these.
+        tie_moves: Return after each of these to the end of its label, in bps.
+        break_even: Cost per side at which predictions earn nothing, in bps; None if there are hardly any trades.
     """
 
     rows: Samples
@@ -62,6 +68,11 @@ class ScoredRows:
     logistic_p: NDArray[np.float64]
     moves: ForwardReturns
     bootstrap: Bootstrap
+    ties: Samples
+    tie_raw: NDArray[np.float64]
+    tie_p: NDArray[np.float64]
+    tie_moves: ForwardReturns
+    break_even: Estimate | None
 
 
 def measure_holdout(
@@ -78,13 +89,7 @@ def measure_holdout(
     evaluated = Model(loaded)
     raw, p = evaluated.score(rows.x)
     priors = find_priors(samples, inner)
-    bootstrap = plan_bootstrap(
-        rows.ts_ms,
-        draws=config.bootstrap.draws,
-        level=config.bootstrap.level,
-        seed=config.seed,
-        overlap_ms=data.feature_set.label_overlap_ms,
-    )
+    bootstrap = _plan_bootstrap(rows, data, config)
     scores = score_holdout(
         rows,
         raw,
@@ -99,8 +104,35 @@ def measure_holdout(
     low, high = config.gates.base_rate_low, config.gates.base_rate_high
     thresholds = np.array([THRESHOLD if low <= prior.up_share <= high else prior.up_share for prior in priors])
     calls_up = p > thresholds[rows.symbol_ix]
-    economics = score_economics(calls_up, rows, moves, bootstrap, horizon_bars=horizon_bars, step_ms=step_ms)
-    terciles = volatility_terciles(data.candles, samples, reference=inner, rows=holdout, step_ms=step_ms)
+    ties = take_rows(data.ties, span_within(data.ties, data.split.holdout))
+    tie_raw, tie_p = evaluated.score(ties.x)
+    tie_moves = forward_returns(data.candles, ties, horizon_bars=horizon_bars, step_ms=step_ms)
+    # All candles that a trader of this model would trade, in the order of time.
+    every, order = merge_rows(rows, ties)
+    reference = take_rows(samples, inner)
+    mean_moves = score_moves(
+        np.concatenate([p, tie_p])[order],
+        every,
+        ForwardReturns(
+            np.concatenate([moves.from_close, tie_moves.from_close])[order],
+            np.concatenate([moves.from_open, tie_moves.from_open])[order],
+        ),
+        _plan_bootstrap(every, data, config),
+        threshold=thresholds[every.symbol_ix],
+        tercile=volatility_terciles(data.candles, reference, every, step_ms=step_ms),
+        horizon_ms=horizon_bars * step_ms,
+    )
+    economics = score_economics(
+        calls_up,
+        rows,
+        moves,
+        bootstrap,
+        mean_moves,
+        taker_bps=config.economics.taker_bps,
+        horizon_bars=horizon_bars,
+        step_ms=step_ms,
+    )
+    terciles = volatility_terciles(data.candles, reference, rows, step_ms=step_ms)
     logistic, logistic_p = score_logistic(samples, train=inner, holdout=holdout)
     bounce = find_bounce(data.candles, step_ms=step_ms)
     progress.stage("latency")
@@ -116,7 +148,31 @@ def measure_holdout(
         contributions=average_contributions(loaded, rows.x),
         latency=measure_latency(evaluated, data.candles, samples=config.bench.samples),
     )
-    return results, ScoredRows(rows=rows, raw=raw, p=p, logistic_p=logistic_p, moves=moves, bootstrap=bootstrap)
+    scored = ScoredRows(
+        rows=rows,
+        raw=raw,
+        p=p,
+        logistic_p=logistic_p,
+        moves=moves,
+        bootstrap=bootstrap,
+        ties=ties,
+        tie_raw=tie_raw,
+        tie_p=tie_p,
+        tie_moves=tie_moves,
+        break_even=mean_moves.break_even_estimate,
+    )
+    return results, scored
+
+
+def _plan_bootstrap(rows: Samples, data: TrainingData, config: TrainConfig) -> Bootstrap:
+    """Return the bootstrap of rows of the holdout, as configured."""
+    return plan_bootstrap(
+        rows.ts_ms,
+        draws=config.bootstrap.draws,
+        level=config.bootstrap.level,
+        seed=config.seed,
+        overlap_ms=data.feature_set.label_overlap_ms,
+    )
 
 
 def gather_evidence(
@@ -135,6 +191,7 @@ def gather_evidence(
         latency_p95_ms=results.latency.candles.p95,
         guards=data.guards,
         bounce=BounceEvidence(results.economics, results.bounce),
+        break_even=NotEvaluated("there are hardly any trades") if scored.break_even is None else scored.break_even,
         champion=compare_with_champion(champion, data.feature_set, data.candles, scored.rows, p=p, config=config),
         meaning=compare_meaning(
             champion, data.feature_set, data.samples.symbols, market=data.snapshot.source.known_market

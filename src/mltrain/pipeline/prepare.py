@@ -20,7 +20,7 @@ from mltrain.guards.time_split import BlockArrays, time_split
 from mltrain.names import join_first
 from mltrain.times import format_ms, interval_ms
 from mltrain.training.label import make_labels
-from mltrain.training.samples import build_samples, keep_newest, keep_symbols
+from mltrain.training.samples import build_samples, build_samples_and_ties, keep_newest, keep_symbols
 from mltrain.training.split import find_absent_symbols, plan_split
 
 if TYPE_CHECKING:
@@ -194,14 +194,15 @@ def prepare(snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, pr
     guards = [audit_candles(feature_set, candles, config, progress)]
     check_guards(guards)
     progress.stage("features and labels")
-    samples, quality = build_samples(feature_set, candles)
+    samples, ties, quality = build_samples_and_ties(feature_set, candles)
     samples, split = cut_samples(samples, feature_set, config, progress)
+    ties = keep_symbols(ties, samples.symbols)
     guards += audit_samples(feature_set, samples, split, config, progress)
     check_guards(guards)
     for guard in guards:
         for warning in guard.warnings:
             progress.warn(warning)
-    return TrainingData(snapshot, feature_set, candles, samples, quality, split, tuple(guards))
+    return TrainingData(snapshot, feature_set, candles, samples, quality, split, tuple(guards), ties)
 
 
 def audit_snapshot(

@@ -208,7 +208,14 @@ def fit_model(
     """
     samples, split = data.samples, data.split
     result = search(
-        samples, split, config, journal=journal, execution=execution, progress=progress, warm_start=warm_start
+        samples,
+        split,
+        config,
+        journal=journal,
+        execution=execution,
+        progress=progress,
+        warm_start=warm_start,
+        ties=data.ties,
     )
     progress.stage("final fit")
     best, oof = result.best, result.oof

@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from mltrain.store.versions import StoredVersion
     from mltrain.training.economics import ForwardReturns
     from mltrain.training.samples import Samples
+    from mltrain.training.search import OutOfFold
 
 
 def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersion:
     """Write a training to the store as a new version, load it back, and check that it predicts the same."""
-    holdout = _build_score_table(scored.rows, scored.raw, scored.p, scored.moves)
+    holdout = _join_tables(
+        _build_score_table(scored.rows, scored.raw, scored.p, scored.moves),
+        _build_score_table(scored.ties, scored.tie_raw, scored.tie_p, scored.tie_moves, is_tie=True),
+    )
     trials = pl.DataFrame(
         [
             {"number": t.number, "state": t.state, "log_loss": t.loss, "rounds": t.best_round, **t.params}
@@ -70,31 +74,43 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
 def _build_oof_table(training: Training) -> pl.DataFrame:
     """Return the rows that the best trial scored out of fold, as `_build_score_table` does, and their fold, from 1."""
     data, search = training.data, training.model.search
-    # Without the features: `take_rows` copies.
-    rows = take_rows(replace(data.samples, x=data.samples.x[:, :0], names=()), search.oof.rows)
-    moves = forward_returns(
-        data.candles,
-        rows,
-        horizon_bars=data.feature_set.label.horizon_bars,
-        step_ms=interval_ms(data.feature_set.interval),
+
+    def build_part(samples: Samples, oof: OutOfFold, *, is_tie: bool) -> pl.DataFrame:
+        # Without the features: `take_rows` copies.
+        rows = take_rows(replace(samples, x=samples.x[:, :0], names=()), oof.rows)
+        moves = forward_returns(
+            data.candles,
+            rows,
+            horizon_bars=data.feature_set.label.horizon_bars,
+            step_ms=interval_ms(data.feature_set.interval),
+        )
+        p = training.model.calibration.calibrator.apply(oof.scores)
+        fold = pl.Series(oof.fold + 1, dtype=pl.Int8)
+        return _build_score_table(rows, oof.scores, p, moves, is_tie=is_tie).with_columns(fold=fold)
+
+    return _join_tables(
+        build_part(data.samples, search.oof, is_tie=False), build_part(data.ties, search.tie_oof, is_tie=True)
     )
-    p = training.model.calibration.calibrator.apply(search.oof.scores)
-    fold = pl.Series(search.oof.fold + 1, dtype=pl.Int8)
-    return _build_score_table(rows, search.oof.scores, p, moves).with_columns(fold=fold)
+
+
+def _join_tables(rows: pl.DataFrame, ties: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of both tables of scores, in the order of time, then symbol."""
+    return pl.concat([rows, ties]).sort("ts", "symbol", maintain_order=True)
 
 
 def _build_score_table(
-    rows: Samples, raw: NDArray[np.float64], p: NDArray[np.float64], moves: ForwardReturns
+    rows: Samples, raw: NDArray[np.float64], p: NDArray[np.float64], moves: ForwardReturns, *, is_tie: bool = False
 ) -> pl.DataFrame:
     """Return a table of n rows with label, predictions and returns, from which reported figures can be recomputed.
 
-    Raw scores and calibrated probabilities of up are in [0, 1], shapes (n,); the returns `moves` are in bps.
+    Raw scores and calibrated probabilities of up are in [0, 1], shapes (n,); the returns `moves` are in bps. Rows whose
+    label was dropped as a tie have no `y`.
     """
     return pl.DataFrame(
         {
             "ts": pl.Series(rows.ts_ms).cast(TS_DTYPE),
             "symbol": pl.Series([rows.symbols[ix] for ix in rows.symbol_ix.tolist()], dtype=pl.String),
-            "y": rows.y,
+            "y": pl.repeat(None, rows.y.size, dtype=pl.UInt8, eager=True) if is_tie else rows.y,
             "last_move": rows.last_move,
             "raw": raw,
             "p": p,

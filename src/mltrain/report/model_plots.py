@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Points of a curve: finer than the eye.
 CURVE_POINTS: Final = 250
 BINS: Final = 40
+# The cost of a trade is drawn if it is at most this many times as far out as the moves.
+MAX_COST_REACH: Final = 3
 # Smallest share of the rows called up that is drawn: the precision of fewer rows is noise.
 MIN_CALLED: Final = 0.01
 MAX_SYMBOLS: Final = 30
@@ -42,6 +44,7 @@ _PRECISION_RECALL: Final = "Precision and recall"
 _SPREAD: Final = "Distribution of the scores"
 _PARTS: Final = "Skill by symbol, week and volatility"
 _IMPORTANCE: Final = "Feature importance"
+_MOVES: Final = "Mean move after a prediction"
 _LATENCY: Final = "Latency"
 
 
@@ -389,6 +392,45 @@ def _measure_skill(holdout: Holdout, inside: NDArray[np.bool_]) -> Interval | No
     drawn = holdout.bootstrap
     bootstrap = plan_bootstrap(ts_ms, draws=drawn.draws, level=drawn.level, seed=0, overlap_ms=drawn.overlap_ms)
     return bootstrap.ratio((holdout.base_loss - holdout.loss)[inside], holdout.base_loss[inside])
+
+
+def draw_moves(card: ModelCard) -> Shown:
+    """Draw the mean move in the predicted direction by confidence and by volatility, against the cost of a trade."""
+    rows = [
+        DotRow(f"{name} {kind}", value, part.interval("move_bps"), f"{value:+.2f}")
+        for key, kind in (("by_confidence", "confidence"), ("by_volatility", "market"))
+        for part in card.sections("economics", key)
+        if (name := part.text("name")) is not None and (value := part.number("move_bps", "value")) is not None
+    ]
+    taker_bps = card.number("economics", "taker_bps")
+    if not rows or taker_bps is None:
+        return Missing(_MOVES, "the card does not say how far the price moves after a prediction.")
+    ends = [0.0, *(end for row in rows for end in (row.value, *(row.interval or ())))]
+    # In and out again.
+    cost_bps = 2 * taker_bps
+    is_near = cost_bps <= MAX_COST_REACH * max(ends)
+    low, high = widen(min(ends), max(*ends, cost_bps) if is_near else max(ends))
+    fees = f"two sides at taker fees of {taker_bps:g} bps, {cost_bps:g} bps"
+    return make_figure(
+        "moves",
+        _MOVES,
+        draw_dot_rows(
+            rows,
+            linear_scale(low, high, "bps from the next open to the end of the label", count=3),
+            reference=cost_bps if is_near else 0.0,
+            other_css="c1",
+        ),
+        reading=(
+            f"The vertical line marks the cost of {fees}: trading such a prediction alone pays only to the right of it."
+            if is_near
+            else f"The vertical line marks no move. The cost of {fees}, lies far to the right: trading such a "
+            "prediction alone would lose."
+        )
+        + " The fifths by confidence should rise from lowest to highest; the other lines are intervals.",
+        alt="; ".join(f"{row.name}: {row.note} bps" for row in rows) + f"; {fees}.",
+        wide=True,
+        named_rows=True,
+    )
 
 
 def draw_importance(card: ModelCard) -> Shown:

@@ -76,6 +76,7 @@ def draft_report(material: Material) -> Draft:
         card,
         {
             "verdict": (model_plots.draw_accuracy(card), model_plots.draw_gain(holdout)),
+            "economics": (model_plots.draw_moves(card),),
             "data": (
                 data_plots.draw_coverage(card),
                 data_plots.draw_row_counts(card),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from mltrain.card.model_card import Section
 from mltrain.names import join_first
 from mltrain.times import LAST_MS, format_minutes
+from mltrain.training.bootstrap import Interval
+from mltrain.training.economics import describe_break_even
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +53,9 @@ _COUNTS: Final = (
 # Symbols that a sentence or a cell names.
 _MAX_NAMED: Final = 20
 _NO_STRATEGY: Final = (
-    "Not a trading strategy and no advice: fees, spread, slippage and the size of a move are in none of these "
-    "figures, and a better direction than chance can lose money on every trade."
+    "Not a trading strategy and no advice: spread, slippage and the size of a position are in none of these figures, "
+    "fees and the size of a move only in the economic ones, and a better direction than chance can lose money on every "
+    "trade."
 )
 _NOT_FOREVER: Final = (
     "Not forever: markets change. Score it on newer candles with `mltrain evaluate` before relying on it, and train "
@@ -247,6 +250,13 @@ def describe_economics(card: ModelCard) -> str | None:
         f"Economic, shown but not judged: {gross_bps:+.3f} bps per bar from the next open ({details}), "
         f"{turnover:.2f} sides traded per bar"
     )
+    taker_bps = economics.number("taker_bps")
+    if taker_bps is not None:
+        value, ends = economics.number("break_even", "value"), economics.interval("break_even")
+        break_even = None if value is None or ends is None else Interval(value, *ends)
+        sentence = describe_break_even(break_even, taker_bps=taker_bps)
+        return f"{line}. {sentence[0].upper()}{sentence[1:]}."
+    # A card of an earlier release.
     if break_even_bps is None:
         return f"{line}."
     return f"{line}; a cost of {break_even_bps:.3f} bps per side would leave nothing."

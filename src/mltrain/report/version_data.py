@@ -116,7 +116,7 @@ def read_holdout(version: StoredVersion, card: ModelCard) -> Holdout | None:
 
 
 def parse_holdout(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdout | None:
-    """Return the scored rows of a holdout; None without rows, or if the card lacks the training base rate.
+    """Return the labelled rows of a holdout; None without rows, or if the card lacks the training base rate.
 
     `table` is a `holdout.parquet`, and `where` its name in messages; the card has the base rates and how to draw
     intervals.
@@ -124,6 +124,8 @@ def parse_holdout(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdou
     Raises:
         InputError: A value is missing or out of range, or the rows are out of order.
     """
+    # Candles whose label was dropped as a tie are in the table without one, and in no figure drawn from it.
+    table = table.filter(pl.col("y").is_not_null())
     train_up_share = card.number("baselines", "train_up_share")
     if train_up_share is None or not 0 < train_up_share < 1 or table.height == 0:
         return None

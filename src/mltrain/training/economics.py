@@ -7,6 +7,9 @@ Trades that alternate between bid and ask make a price seem to reverse after eve
 prices (Roll 1984). It shows in three ways: opens that differ from the previous close, returns that reverse at lag 1
 when opens repeat that close, and predictions that earn much less from the next candle's open than from the close at
 which they were made.
+
+The rows that judge a model are those with a label. A candle whose label was dropped as a tie is traded like any other,
+because it is known to be a tie only at the end: `score_moves` takes such rows too, and so its break-even cost is lower.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ import polars as pl
 
 from mltrain.candles.frame import times_ms
 from mltrain.times import DAY_MS, FIRST_MONDAY_MS
+from mltrain.training.bootstrap import Estimate
 from mltrain.training.label import BPS
+from mltrain.training.metrics import equal_mass_bins
+from mltrain.training.slices import TERCILES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
     from mltrain.training.samples import Samples
 
 _WEEKDAYS: Final = 5
+# Names of the fifths of the rows by confidence, the least sure first.
+FIFTHS: Final = ("lowest", "low", "middle", "high", "highest")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +87,11 @@ class Economics:
         break_even_bps: Cost per side, in bps, that consumes `open_bps`; None if nothing is traded.
         weekdays_bps: `open_bps` from Monday to Friday UTC; None without such rows.
         weekends_bps: `open_bps` on Saturday and Sunday UTC; None without such rows.
+        taker_bps: Taker fees per side, in bps, that `break_even` is compared with, from the configuration.
+        break_even: `break_even_bps` with its interval, from all rows, those whose label was dropped as a tie included;
+            None if trades lie in fewer than two blocks of the bootstrap.
+        by_confidence: Mean move by fifths of all rows, the least confident first; parts without rows are left out.
+        by_volatility: Mean move by terciles of volatility, the lowest first.
     """
 
     close_bps: float
@@ -87,6 +100,45 @@ class Economics:
     break_even_bps: float | None
     weekdays_bps: float | None
     weekends_bps: float | None
+    taker_bps: float
+    break_even: Interval | None
+    by_confidence: tuple[MeanMove, ...]
+    by_volatility: tuple[MeanMove, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanMove:
+    """How far the price moved in the predicted direction, on one part of the rows.
+
+    Attributes:
+        name: A fifth of the rows by confidence, lowest to highest; or a tercile of volatility: calm, ordinary or wild.
+        rows: Number of rows, those whose label was dropped as a tie included.
+        confidence: Mean distance of the probability from the threshold between up and down; None without rows.
+        move_bps: Mean move from the open of the next candle to the end of the label; None if the rows lie in fewer than
+            two blocks of the bootstrap.
+    """
+
+    name: str
+    rows: int
+    confidence: float | None
+    move_bps: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What the price does after a prediction, and what trading on each prediction may cost.
+
+    Attributes:
+        break_even: As in `Economics`, like the two below.
+        break_even_estimate: The same with its standard error, which a gate judges.
+        by_confidence: Mean move by confidence.
+        by_volatility: Mean move by volatility.
+    """
+
+    break_even: Interval | None
+    break_even_estimate: Estimate | None
+    by_confidence: tuple[MeanMove, ...]
+    by_volatility: tuple[MeanMove, ...]
 
 
 def forward_returns(
@@ -150,7 +202,9 @@ def score_economics(
     rows: Samples,
     returns: ForwardReturns,
     bootstrap: Bootstrap,
+    moves: Moves,
     *,
+    taker_bps: float,
     horizon_bars: int,
     step_ms: int,
 ) -> Economics:
@@ -161,6 +215,8 @@ def score_economics(
         rows: The n rows.
         returns: The price moves after these rows.
         bootstrap: The bootstrap of these rows.
+        moves: The mean moves and the break-even cost, from `score_moves`.
+        taker_bps: Taker fees per side, in bps.
         horizon_bars: Length of a label, in bars.
         step_ms: Length of a bar, in ms.
     """
@@ -181,7 +237,92 @@ def score_economics(
         break_even_bps=open_bps.value / turnover if turnover > 0 else None,
         weekdays_bps=weekdays_bps,
         weekends_bps=weekends_bps,
+        taker_bps=taker_bps,
+        break_even=moves.break_even,
+        by_confidence=moves.by_confidence,
+        by_volatility=moves.by_volatility,
     )
+
+
+def score_moves(
+    p: NDArray[np.float64],
+    rows: Samples,
+    returns: ForwardReturns,
+    bootstrap: Bootstrap,
+    *,
+    threshold: NDArray[np.float64],
+    tercile: NDArray[np.int8],
+    horizon_ms: int,
+) -> Moves:
+    """Return the mean moves after predictions by confidence and by volatility, and the break-even cost.
+
+    Rows without a candle after them are left out: nobody could have traded them.
+
+    Args:
+        p: Probabilities of "up", shape (n,), in [0, 1].
+        rows: The n rows, in the order of time.
+        returns: The price moves after these rows.
+        bootstrap: The bootstrap of these rows.
+        threshold: Probability of each row above which "up" is predicted, shape (n,).
+        tercile: Tercile of volatility of each row, shape (n,): 0, 1 or 2; -1 if it is unknown.
+        horizon_ms: Length of a label, in ms.
+    """
+    side = np.where(p > threshold, 1.0, -1.0)
+    has_open = np.isfinite(returns.from_open)
+    earned_bps = np.where(has_open, side * returns.from_open, 0.0)
+    sizes = np.where(has_open, _trade_sizes(side, rows, horizon_ms=horizon_ms), 0.0)
+    confidence = np.abs(p - threshold)
+    fifth = np.full(p.size, -1)
+    if has_open.any():
+        fifth[has_open] = equal_mass_bins(confidence[has_open], len(FIFTHS))
+
+    def mean_move(name: str, is_part: NDArray[np.bool_]) -> MeanMove:
+        count = int(np.count_nonzero(is_part))
+        mean_confidence = float(confidence[is_part].mean()) if count else None
+        return MeanMove(name, count, mean_confidence, _ratio(np.where(is_part, earned_bps, 0.0), is_part, bootstrap)[0])
+
+    break_even, estimate = _ratio(earned_bps, sizes, bootstrap)
+    fifths = [mean_move(name, fifth == k) for k, name in enumerate(FIFTHS)]
+    terciles = [mean_move(name, has_open & (tercile == k)) for k, name in enumerate(TERCILES)]
+    return Moves(break_even, estimate, tuple(part for part in fifths if part.rows), tuple(terciles))
+
+
+def _ratio(
+    part: NDArray[np.float64], whole: NDArray[np.float64] | NDArray[np.bool_], bootstrap: Bootstrap
+) -> tuple[Interval | None, Estimate | None]:
+    """Return sum of `part` / sum of `whole`, both of shape (n,), with its interval, and with its standard error.
+
+    None if `whole` is above 0 in fewer than two blocks; draws of other blocks only are left out.
+    """
+    parts, wholes = bootstrap.block_sums(part), bootstrap.block_sums(whole)
+    if np.count_nonzero(wholes) < 2:
+        return None, None
+    draw_parts, draw_wholes = bootstrap.draw_sums(parts), bootstrap.draw_sums(wholes)
+    is_drawn = draw_wholes > 0
+    draw_values = draw_parts[is_drawn] / draw_wholes[is_drawn]
+    value = float(parts.sum() / wholes.sum())
+    return bootstrap.interval(value, draw_values), Estimate(value, float(draw_values.std()), bootstrap.blocks)
+
+
+def describe_break_even(break_even: Interval | None, *, taker_bps: float) -> str:
+    """Return a clause that compares the break-even cost with taker fees, both in bps per side; None: it is unknown.
+
+    >>> from mltrain.training.bootstrap import Interval
+    >>> describe_break_even(Interval(1.5, 1.0, 2.0), taker_bps=10.0)
+    'not tradable at taker fees of 10 bps per side: it breaks even at 1.50 (1.00 to 2.00)'
+    >>> describe_break_even(Interval(15.0, 12.0, 18.0), taker_bps=10.0)
+    'breaks even at 15.00 bps per side (12.00 to 18.00), above the taker fees of 10'
+    >>> describe_break_even(Interval(12.0, 9.0, 15.0), taker_bps=10.0)
+    'breaks even at 12.00 bps per side (9.00 to 15.00), not clearly above or below the taker fees of 10'
+    """
+    if break_even is None:
+        return "break-even cost unknown: there are hardly any trades"
+    ends = f"({break_even.low:.2f} to {break_even.high:.2f})"
+    if break_even.high < taker_bps:
+        fees = f"not tradable at taker fees of {taker_bps:g} bps per side"
+        return f"{fees}: it breaks even at {break_even.value:.2f} {ends}"
+    relation = "above" if break_even.low > taker_bps else "not clearly above or below"
+    return f"breaks even at {break_even.value:.2f} bps per side {ends}, {relation} the taker fees of {taker_bps:g}"
 
 
 def _trade_sizes(side: NDArray[np.float64], rows: Samples, *, horizon_ms: int) -> NDArray[np.float64]:

@@ -110,29 +110,68 @@ def build_samples(
     Raises:
         InputError: No row has all features and a label.
     """
+    samples, _, qualities = build_samples_and_ties(feature_set, candles)
+    return samples, qualities
+
+
+def build_samples_and_ties(
+    feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]
+) -> tuple[Samples, Samples, tuple[SymbolQuality, ...]]:
+    """Like `build_samples`, and also return the candles whose label was dropped as a tie, between the two results.
+
+    These have all features, finite ones; their `y` is 0 and means nothing. No fit may read them: that a candle is a tie
+    is known only at the end of its label.
+    """
     check_inputs(feature_set, candles)
-    symbols = tuple(sorted(candles))
+    symbols, step_ms = tuple(sorted(candles)), interval_ms(feature_set.interval)
     symbol_times = [times_ms(candles[symbol]) for symbol in symbols]
     ts_ms = np.concatenate(symbol_times)
     symbol_ix = np.repeat(np.arange(len(symbols), dtype=np.int16), [times.size for times in symbol_times])
-    # Stable: symbols keep their order within each time.
+    symbol_labels = [make_labels(candles[symbol], feature_set.label, step_ms) for symbol in symbols]
+    labels = {
+        name: np.concatenate([table[name].fill_null(0).to_numpy() for table in symbol_labels])
+        for name in ("y", "last_move")
+    }
+    is_tie = np.concatenate([_find_dropped_ties(table) for table in symbol_labels])
+    # Stable: symbols keep their order within each time. Ties come after all other candles.
     order = np.argsort(ts_ms, kind="stable")
-    candle_rows = Samples(
-        # One matrix, filled in place: a second copy of a hundred symbols would not fit in memory.
-        x=np.empty((ts_ms.size, len(feature_set.names)), np.float32),
-        y=np.zeros(ts_ms.size, np.uint8),
-        ts_ms=ts_ms[order],
-        label_end_ms=ts_ms[order] + feature_set.label.horizon_bars * interval_ms(feature_set.interval),
-        symbol_ix=symbol_ix[order],
-        last_move=np.zeros(ts_ms.size, np.int8),
-        symbols=symbols,
-        names=feature_set.names,
-    )
+    order = np.concatenate([order[~is_tie[order]], order[is_tie[order]]])
+    # One matrix for both, filled in place: a second copy of a hundred symbols would not fit in memory.
+    x = np.empty((ts_ms.size, len(feature_set.names)), np.float32)
+
+    def make_rows(part: slice) -> Samples:
+        picked = order[part]
+        return Samples(
+            x=x[part],
+            y=labels["y"][picked],
+            ts_ms=ts_ms[picked],
+            label_end_ms=ts_ms[picked] + feature_set.label.horizon_bars * step_ms,
+            symbol_ix=symbol_ix[picked],
+            last_move=labels["last_move"][picked],
+            symbols=symbols,
+            names=feature_set.names,
+        )
+
+    others = ts_ms.size - np.count_nonzero(is_tie)
+    candle_rows, tie_rows = make_rows(slice(0, others)), make_rows(slice(others, None))
+    # Row of the matrix of each candle; candles are in the order of symbols, then time.
+    matrix_row = np.empty(ts_ms.size, np.int64)
+    matrix_row[order] = np.arange(ts_ms.size)
+    ends = np.cumsum([times.size for times in symbol_times])
     is_complete = np.zeros(ts_ms.size, np.bool_)
     qualities = tuple(
-        _fill_symbol(candle_rows, is_complete, feature_set, candles, symbol_ix=ix) for ix in range(len(symbols))
+        _fill_symbol(
+            x,
+            is_complete,
+            matrix_row=matrix_row[end - table.height : end],
+            labels=table,
+            feature_set=feature_set,
+            symbol=symbol,
+            candles=candles,
+        )
+        for symbol, table, end in zip(symbols, symbol_labels, ends.tolist(), strict=True)
     )
-    samples = _compact(candle_rows, is_complete)
+    samples, ties = _compact(candle_rows, is_complete[:others]), _compact(tie_rows, is_complete[others:])
     _check_label(feature_set.label, qualities)
     if not samples.y.size:
         raise InputError(
@@ -141,7 +180,13 @@ def build_samples(
             hint="take a longer snapshot",
         )
     check_finite(samples)
-    return samples, qualities
+    # A training does not need these, so one that is not finite is no reason to refuse the candles.
+    return samples, keep_finite(ties), qualities
+
+
+def _find_dropped_ties(labels: pl.DataFrame) -> NDArray[np.bool_]:
+    """Return which candles of a table of labels have a known outcome but no label, shape (n,)."""
+    return labels.select(pl.col("tie").is_not_null() & pl.col("y").is_null())[:, 0].to_numpy()
 
 
 def _check_label(label: LabelSpec, qualities: Sequence[SymbolQuality]) -> None:
@@ -156,31 +201,35 @@ def _check_label(label: LabelSpec, qualities: Sequence[SymbolQuality]) -> None:
 
 
 def _fill_symbol(
-    candle_rows: Samples,
+    x: NDArray[np.float32],
     is_complete: NDArray[np.bool_],
-    feature_set: FeatureSet,
-    candles: Mapping[str, pl.DataFrame],
     *,
-    symbol_ix: int,
+    matrix_row: NDArray[np.int64],
+    labels: pl.DataFrame,
+    feature_set: FeatureSet,
+    symbol: str,
+    candles: Mapping[str, pl.DataFrame],
 ) -> SymbolQuality:
-    """Write one symbol's features, labels and last moves into its rows of `candle_rows`, a row per candle.
+    """Write one symbol's features into its rows of the matrix `x`, and count its candles, complete or not.
 
-    Rows with every feature and a label are marked in `is_complete`, shape (n,); the other candles are counted.
+    Args:
+        x: A row for each candle of all symbols, shape (n, f).
+        is_complete: Set to True for rows with every feature, and a label or a dropped tie, shape (n,).
+        matrix_row: The row of each of the symbol's candles, shape (m,).
+        labels: Their labels, from `make_labels`.
+        feature_set: The features.
+        symbol: The symbol.
+        candles: Candles of all symbols.
     """
-    symbol = candle_rows.symbols[symbol_ix]
     features = compute_features(feature_set, symbol, candles).drop("ts")
-    labels = make_labels(candles[symbol], feature_set.label, interval_ms(feature_set.interval))
-    rows = np.flatnonzero(candle_rows.symbol_ix == symbol_ix)
     # A null becomes NaN, in a row that is not complete.
-    candle_rows.x[rows] = features.to_numpy()
-    candle_rows.y[rows] = labels["y"].fill_null(0).to_numpy()
-    candle_rows.last_move[rows] = labels["last_move"].fill_null(0).to_numpy()
+    x[matrix_row] = features.to_numpy()
     has_features = features.select(pl.all_horizontal(pl.all().is_not_null()))[:, 0].to_numpy()
     has_outcome, has_label = (labels[name].is_not_null().to_numpy() for name in ("tie", "y"))
-    is_complete[rows] = has_features & has_label
+    is_complete[matrix_row] = has_features & has_outcome
     return SymbolQuality(
         symbol=symbol,
-        candles=rows.size,
+        candles=matrix_row.size,
         rows=int(np.count_nonzero(has_features & has_label)),
         no_features=int(np.count_nonzero(~has_features)),
         no_label=int(np.count_nonzero(has_features & ~has_outcome)),
@@ -230,6 +279,13 @@ def check_finite(samples: Samples) -> None:
     )
 
 
+def keep_finite(samples: Samples) -> Samples:
+    """Return the rows whose features are all finite; the matrix is compacted in place: do not use `samples` again."""
+    # The sum of a row is finite only if each value is.
+    is_finite = np.isfinite(samples.x.sum(axis=1, dtype=np.float64))
+    return samples if is_finite.all() else _compact(samples, is_finite)
+
+
 def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str, pl.DataFrame]:
     """Return every symbol's candles from one time on: the earliest that leaves no more than `max_rows` in all.
 
@@ -270,6 +326,20 @@ def _with_rows(samples: Samples, x: NDArray[np.float32], rows: slice | NDArray[n
         symbol_ix=samples.symbol_ix[rows],
         last_move=samples.last_move[rows],
     )
+
+
+def merge_rows(first: Samples, second: Samples) -> tuple[Samples, NDArray[np.int64]]:
+    """Return the rows of two samples of the same symbols, without features, in the order of time, then symbol.
+
+    Also return the position of each row in the concatenation of both, shape (n,).
+    """
+    both = {
+        name: np.concatenate([getattr(first, name), getattr(second, name)])
+        for name in ("y", "ts_ms", "label_end_ms", "symbol_ix", "last_move")
+    }
+    order = np.lexsort((both["symbol_ix"], both["ts_ms"]))
+    in_order = {name: values[order] for name, values in both.items()}
+    return Samples(x=np.empty((order.size, 0), np.float32), symbols=first.symbols, names=(), **in_order), order
 
 
 def matrix_sha256(samples: Samples) -> str:

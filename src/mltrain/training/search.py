@@ -31,6 +31,7 @@ from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.temps import TEMP_SUFFIX, note_temp
 from mltrain.training.booster import bin_rows, load_binned, save_binned
 from mltrain.training.samples import matrix_sha256, take_rows
+from mltrain.training.split import span_within
 from mltrain.training.study import STARTUP_TRIALS, completed_when_proposed, open_study
 from mltrain.training.trial import FoldData, FoldRunner, PruningThresholds
 from mltrain.training.workers import InProcessExecutor, WorkerPool
@@ -74,11 +75,11 @@ class ExecutionOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutOfFold:
-    """Scores of the validation rows of all folds, each by the booster fitted on its fold's training rows.
+    """Scores of rows in the validation blocks of all folds, each by the booster fitted on its fold's training rows.
 
     Attributes:
         scores: Uncalibrated probabilities of "up", shape (m,), in [0, 1].
-        rows: Position in the samples of each scored row, shape (m,), increasing.
+        rows: Position in their samples of each scored row, shape (m,), increasing.
         fold: Fold of each score, from 0, shape (m,).
     """
 
@@ -97,6 +98,7 @@ class SearchResult:
         resumed: Number of trials that had completed before this run.
         timed_out: Whether the timeout ended the search.
         oof: Out-of-fold scores of the best trial after `best.best_round` rounds.
+        tie_oof: The same of the candles whose label was dropped as a tie; `rows` are positions in those.
     """
 
     best: TrialRecord
@@ -104,6 +106,7 @@ class SearchResult:
     resumed: int
     timed_out: bool
     oof: OutOfFold
+    tie_oof: OutOfFold
 
 
 def search(
@@ -115,6 +118,7 @@ def search(
     execution: ExecutionOptions,
     progress: Progress,
     warm_start: Mapping[str, float] | None = None,
+    ties: Samples | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> SearchResult:
     """Search for the hyperparameters and the number of rounds of least walk-forward log loss.
@@ -127,6 +131,7 @@ def search(
         execution: Workers, resumption and timeout.
         progress: Advances with every trial.
         warm_start: Hyperparameters to try right after LightGBM's defaults.
+        ties: Candles without a label, which the best trial's boosters score too; no trial reads them.
         clock: Returns seconds since any fixed time; used for the timeout alone.
     """
     search_config, start_s = config.search, clock()
@@ -176,12 +181,14 @@ def search(
     best = find_best(trials)
     if best.best_round == search_config.max_rounds:
         progress.warn(f"the best trial was still improving after search.max_rounds = {search_config.max_rounds} rounds")
+    oof, tie_oof = _score_out_of_fold(runner, split, best.params, best.best_round, ties)
     return SearchResult(
         best=best,
         trials=tuple(trials),
         resumed=resumed,
         timed_out=len(trials) < search_config.trials,
-        oof=_score_out_of_fold(runner, split, best.params, best.best_round),
+        oof=oof,
+        tie_oof=tie_oof,
     )
 
 
@@ -224,14 +231,29 @@ def refit_out_of_fold(
     They have the same bits as those of the search that found the hyperparameters.
     """
     binned_inner = bin_rows(samples, split, config, rows=split.inner.span)
-    return _score_out_of_fold(FoldRunner(FoldData.of(samples, split, config), binned_inner), split, params, rounds)
+    runner = FoldRunner(FoldData.of(samples, split, config), binned_inner)
+    return _score_out_of_fold(runner, split, params, rounds, None)[0]
 
 
-def _score_out_of_fold(runner: FoldRunner, split: Split, params: Mapping[str, float], rounds: int) -> OutOfFold:
+def _score_out_of_fold(
+    runner: FoldRunner, split: Split, params: Mapping[str, float], rounds: int, ties: Samples | None
+) -> tuple[OutOfFold, OutOfFold]:
+    """Return the scores of the validation rows of all folds, and of the ties in their time ranges."""
+    valid_rows = [np.arange(fold.valid.first_row, fold.valid.stop_row) for fold in split.folds]
+    tie_spans = [] if ties is None else [span_within(ties, fold.valid) for fold in split.folds]
+    scores, tie_scores = runner.score(params, rounds, [] if ties is None else [ties.x[span] for span in tie_spans])
+    return (
+        _join_folds(scores, valid_rows),
+        _join_folds(tie_scores, [np.arange(span.start, span.stop) for span in tie_spans]),
+    )
+
+
+def _join_folds(scores: Sequence[NDArray[np.float64]], rows: Sequence[NDArray[np.int64]]) -> OutOfFold:
+    """Return the scores and rows of all folds as one; without any scores, it is empty."""
     return OutOfFold(
-        scores=np.concatenate(runner.score(params, rounds)),
-        rows=np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds]),
-        fold=np.repeat(np.arange(len(split.folds), dtype=np.int8), [f.valid.rows for f in split.folds]),
+        scores=np.concatenate([np.empty(0), *scores]),
+        rows=np.concatenate([np.empty(0, np.int64), *rows]),
+        fold=np.repeat(np.arange(len(rows), dtype=np.int8), [part.size for part in rows]),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
+from mltrain.candles.frame import times_ms
 from mltrain.times import FIRST_MONDAY_MS, WEEK_MS, day_name
 from mltrain.training.metrics import score_if_possible
 
@@ -86,40 +87,40 @@ def score_terciles(p: NDArray[np.float64], y: NDArray[np.uint8], tercile: NDArra
 
 
 def volatility_terciles(
-    candles: Mapping[str, pl.DataFrame], samples: Samples, *, reference: slice, rows: slice, step_ms: int
+    candles: Mapping[str, pl.DataFrame], reference: Samples, rows: Samples, *, step_ms: int
 ) -> NDArray[np.int8]:
     """Return in which tercile of its symbol's reference rows the volatility of each row lies.
 
     Args:
         candles: By symbol, sorted by time.
-        samples: All rows.
         reference: The rows whose volatility defines the terciles of their symbol.
-        rows: The n rows to return.
+        rows: The n rows, of the same symbols.
         step_ms: Length of a bar, in ms.
 
     Returns:
         0, 1 or 2 for each row; -1 if its volatility is unknown, or that of all of its symbol's reference rows;
         shape (n,).
     """
-    tercile = np.full(samples.ts_ms.size, -1, np.int8)
-    for ix, symbol in enumerate(samples.symbols):
-        symbol_rows = np.flatnonzero(samples.symbol_ix == ix)
-        volatility = _volatility(candles[symbol], samples.ts_ms[symbol_rows], step_ms)
-        is_known = np.isfinite(volatility)
-        in_reference = (symbol_rows >= reference.start) & (symbol_rows < reference.stop)
-        if (in_reference & is_known).any():
-            edges = np.quantile(volatility[in_reference & is_known], [1 / 3, 2 / 3])
-            tercile[symbol_rows] = np.where(is_known, np.searchsorted(edges, volatility), -1)
-    return tercile[rows]
+    tercile = np.full(rows.ts_ms.size, -1, np.int8)
+    for ix, symbol in enumerate(rows.symbols):
+        candle_ms, volatility = times_ms(candles[symbol]), _volatility(candles[symbol], step_ms)
+        symbol_rows = np.flatnonzero(rows.symbol_ix == ix)
+        before, now = (
+            volatility[np.searchsorted(candle_ms, ts_ms)]
+            for ts_ms in (reference.ts_ms[reference.symbol_ix == ix], rows.ts_ms[symbol_rows])
+        )
+        if np.isfinite(before).any():
+            edges = np.quantile(before[np.isfinite(before)], [1 / 3, 2 / 3])
+            tercile[symbol_rows] = np.where(np.isfinite(now), np.searchsorted(edges, now), -1)
+    return tercile
 
 
-def _volatility(frame: pl.DataFrame, ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.float64]:
-    """Return the standard deviation of the last VOLATILITY_BARS log returns at candles of these open times.
+def _volatility(frame: pl.DataFrame, step_ms: int) -> NDArray[np.float64]:
+    """Return the standard deviation of the last VOLATILITY_BARS log returns at each candle, shape (n,).
 
-    The result, shape (n,), is NaN where a gap or the start of the candles lies between them.
+    It is NaN where a gap or the start of the candles lies between them.
     """
     ts = pl.col("ts").dt.timestamp("ms")
     log_return = pl.when(ts.diff() == step_ms).then(pl.col("close").log().diff())
-    table = frame.select(ts.alias("ts"), log_return.rolling_std(VOLATILITY_BARS).alias("volatility"))
-    positions = np.searchsorted(table["ts"].to_numpy(), ts_ms)
-    return table["volatility"].fill_null(float("nan")).to_numpy()[positions]
+    volatility = frame.select(log_return.rolling_std(VOLATILITY_BARS))[:, 0]
+    return volatility.fill_null(float("nan")).to_numpy()

@@ -143,6 +143,12 @@ def find_absent_symbols(samples: Samples, block: Block) -> tuple[str, ...]:
     return tuple(samples.symbols[ix] for ix in np.flatnonzero(rows == 0).tolist())
 
 
+def span_within(samples: Samples, block: Block) -> slice:
+    """Return the positions of those rows of any samples whose candles open in a block's time range."""
+    first, stop = np.searchsorted(samples.ts_ms, [block.start_ms, block.end_ms + 1]).tolist()
+    return slice(first, stop)
+
+
 def _cut_purged(samples: Samples, name: str, first_row: int, next_row: int, *, embargo_ms: int) -> Block:
     """Return the block from `first_row` up to those rows whose label ends less than the embargo before `next_row`.
 

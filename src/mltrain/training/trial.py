@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+
 from mltrain.training.booster import booster_params, cut_block
 from mltrain.training.lightgbm_import import import_lightgbm
 from mltrain.training.metrics import row_log_loss
@@ -22,7 +24,6 @@ from mltrain.training.sample_weights import compute_up_weight, undo_up_weight
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from mltrain.config.train_config import Rung, TrainConfig
@@ -163,15 +164,23 @@ class FoldRunner:
             wall_s=time.perf_counter() - start_s,
         )
 
-    def score(self, params: Mapping[str, float], rounds: int) -> list[NDArray[np.float64]]:
-        """Fit each fold for so many rounds; return each fold's probabilities of "up" of its validation rows."""
-        fold_scores = []
-        for booster in self._make_boosters(params):
+    def score(
+        self, params: Mapping[str, float], rounds: int, others: Sequence[NDArray[np.float32]] = ()
+    ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+        """Fit each fold for so many rounds; return each fold's probabilities of "up" of its validation rows.
+
+        The second list has those of other rows, which each fold's booster scores too: `others` has a matrix of features
+        for each fold, shape (m, f), or is empty.
+        """
+        fold_scores, other_scores = [], []
+        for number, booster in enumerate(self._make_boosters(params)):
             for _ in range(rounds):
                 booster.grow_tree()
             booster.score_validation()
             fold_scores.append(booster.scores)
-        return fold_scores
+            if others:
+                other_scores.append(booster.score_rows(others[number]))
+        return fold_scores, other_scores
 
     def _make_boosters(self, params: Mapping[str, float]) -> list[_FoldBooster]:
         """Return a new booster without trees for each fold."""
@@ -216,6 +225,13 @@ class _FoldBooster:
         # so that no tree is walked twice. With metric "None" it computes nothing else.
         self._booster.eval_valid(self._keep_scores)
         return float(row_log_loss(self.scores, self._labels).mean())
+
+    def score_rows(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the probabilities of "up" of rows of features, shape (m, f), that are in no Dataset, shape (m,)."""
+        # LightGBM refuses an empty matrix.
+        if not x.shape[0]:
+            return np.empty(0)
+        return undo_up_weight(self._booster.predict(x), self._up_weight)
 
     def _keep_scores(self, scores: NDArray[np.float64], _: object) -> tuple[str, float, bool]:
         """Keep the scores that LightGBM passes to an evaluation function, and return a dummy result."""
