@@ -170,6 +170,29 @@ def read_search(text: str) -> list[Row]:
     return [judged(what, ">= 5 x the plain loop, log loss no worse", ratios, compare)]
 
 
+def read_backtest(text: str) -> list[Row]:
+    """Read backtest.py; without vectorbt there are no ratios."""
+    peers = r".*\n.*\n +ratios ([\d.]+), ([\d.]+)"
+    return [
+        judged(
+            "backtest of one policy, 3 symbols",
+            "<= 1/3 of vectorbt with an empty cache",
+            numbers(rf"^1 policies: mltrain ([\d.]+) s{peers}", text),
+            lambda seconds, first, _: (f"{seconds:.1f} s", f"{first:.2f} x", first <= 1 / 3),
+        ),
+        judged(
+            "backtest of a grid",
+            "<= vectorbt, warm; 1.5 GB",
+            numbers(rf"^\d\d+ policies: mltrain ([\d.]+) s, (\d+) MB{peers}", text),
+            lambda seconds, megabytes, _, warm: (
+                f"{seconds:.1f} s, {megabytes:,.0f} MB",
+                f"{warm:.2f} x",
+                warm <= 1 and megabytes <= 1500,
+            ),
+        ),
+    ]
+
+
 def read_pruning(text: str) -> list[Row]:
     """Read pruning.py."""
     size = numbers(r"features, (\d+) trials$", text)
@@ -331,6 +354,11 @@ BENCHMARKS = (
     Benchmark("features", features_words, read_features),
     Benchmark("search", search_words, read_search),
     Benchmark("pruning", pruning_words, read_pruning),
+    Benchmark(
+        "backtest",
+        lambda given: ["--runs", "1", "--days", "10", "--policies", "10"] if given.quick else [],
+        read_backtest,
+    ),
     Benchmark("serving", serving_words, read_serving),
     Benchmark(
         "guards",

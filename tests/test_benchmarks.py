@@ -47,6 +47,14 @@ seed 2: log loss 0.682612 (trial 4), without pruning 0.682572 (trial 7): regret 
 0.41 of the time
 mean regret +0.000020 nats over 2 seeds (budget: at most 0.0001), cost 0.45 of the rounds, 0.46 of the time
 """,
+    "backtest": """
+1 policies: mltrain 6.82 s, 187 MB, net -99.000000%
+  vectorbt 35.25 s, later 8.07 s, 554 MB, net -99.000000%
+  ratios 0.19, 0.85
+200 policies: mltrain 20.67 s, 1895 MB, net -99.000000%
+  vectorbt 73.33 s, later 60.38 s, 8219 MB, net -99.000000%
+  ratios 0.28, 0.34
+""",
     "serving": """
 one row, 300 trees x 64 leaves x 40 features; path: single-row fast call
 onnxruntime: not measured: ModuleNotFoundError: No module named 'onnxruntime'
@@ -106,6 +114,8 @@ MET = {
     "features": [True, True, True],
     "search": [True],
     "pruning": [True],
+    # The grid is fast enough, and takes too much memory.
+    "backtest": [True, False],
     # The budget of the call also needs onnxruntime.
     "serving": [None, True, False, True, True],
     # The budget is of more trials than were run.
@@ -149,6 +159,7 @@ def test_the_scripts_print_the_words_that_are_read():
         "features": ["M cells/s", "of output: ", "to the newest row: p50 ", "alpha158 "],
         "search": ["search: ", "plain loop: ", "by processor time ", "log loss "],
         "pruning": ["mean regret ", " nats over ", " of the rounds", " features, "],
+        "backtest": [" policies: mltrain ", "  ratios "],
         "serving": ["Booster.predict, 1 thread", '"the call"', "predict_one(array)", "symbols at once",
                     "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", "onnxruntime"],
         "guards": ["the guards cost ", "trials"],
@@ -179,8 +190,8 @@ def test_it_is_one_command():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    # The last two are helpers of other scripts.
-    helpers = {"__main__", "matrix", "search_peers"}
+    # All but the first are helpers of other scripts.
+    helpers = {"__main__", "matrix", "search_peers", "backtest_peers"}
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers
 
     assert {line.split()[0] for line in done.stdout.splitlines()} == scripts

@@ -32,6 +32,10 @@ def leaves(command, path=()):
 COMMANDS = sorted(leaves(typer.main.get_command(load_commands())))
 # What a command needs besides its name to do its ordinary work on a folder with one promoted version.
 ARGUMENTS = {
+    # These need a stored backtest: they have tests in tests/cli/test_backtest_command.py.
+    ("backtest", "diff"): None,
+    ("backtest", "show"): None,
+    ("backtest", "prune"): ["--keep", "1"],
     ("bench",): ["--samples", "20"],
     ("card", "diff"): ["best", "latest"],
     # Writes to the working directory: has a separate test.
@@ -72,7 +76,7 @@ WITHOUT_DATA = {
         ("features", "info"),
         ("features", "check"),
     ),
-    *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune")),
+    *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune"), ("backtest", "prune")),
     *(("models", "prune"), ("models", "repair"), ("models", "unpack"), ("studies",), ("studies", "prune")),
 }
 NO_TRACEBACK = "Traceback (most recent call last)"
@@ -107,6 +111,7 @@ def test_a_wrong_option_is_a_usage_error(words):
 def test_missing_data_is_one_message(words, tmp_path):
     """Without a data folder a command gives exit 3 (a listing: an empty list), and creates no file."""
     arguments = {
+        ("backtest", "diff"): ["latest", "latest"],
         ("card", "diff"): ["best", "latest"],
         ("features", "show"): ["rsi_7", "--at", "2025-10-12"],
         ("models", "pack"): ["best", "--output", tmp_path / "model.tar"],
@@ -117,7 +122,7 @@ def test_missing_data_is_one_message(words, tmp_path):
     }
     done = call(*words, *arguments.get(words, []), data_dir=tmp_path / "none")
 
-    listing = words in {("models",), ("snapshots",), ("models", "history")}
+    listing = words in {("models",), ("snapshots",), ("models", "history"), ("backtest", "list")}
     assert done.code == (0 if listing else 3), done.err
     assert NO_TRACEBACK not in done.err
     assert not (tmp_path / "none").exists()

@@ -59,7 +59,7 @@ class Document:
 
 DOCUMENTS: Final[Mapping[str, Document]] = {
     "backtest/1": Document(
-        "mltrain.cli.backtest:BacktestDocument", ("backtest", "backtest show"), "What a version would have earned."
+        "mltrain.cli.backtest:BacktestDocument", ("backtest run", "backtest show"), "What a version would have earned."
     ),
     "backtest-diff/1": Document(
         "mltrain.cli.backtest:BacktestDiffDocument", ("backtest diff",), "The differences of two backtests."
