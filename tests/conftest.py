@@ -30,6 +30,7 @@ LONG = (
     "tests/chaos/",
     "tests/guards/",
     "tests/pipeline/",
+    "tests/backtesting/",
     "tests/docs/",
     "tests/cli/",
     "tests/test_cli_contract.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mltrain.serving.model import load
-from support.program import call
+from support.program import QUICK, call
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_long_intervals_go_from_candles_to_a_prediction(tmp_path, interval, days
     words = ["--source", "sim", "--sim-signal", "strong", "--interval", interval, "--days", days, "--symbols", symbols]
     taken = call("snapshot", *words, data_dir=data_dir)
     assert taken.code == 0, taken.err
-    planned = call("train", "--json", "--dry-run", data_dir=data_dir)
-    trained = call("train", "--json", "--trials", 1, data_dir=data_dir)
+    planned = call("train", "--json", "--dry-run", "--config", QUICK, data_dir=data_dir)
+    trained = call("train", "--json", "--trials", 1, "--config", QUICK, data_dir=data_dir)
     warning = f"left out, because every {interval} candle has the same value: {', '.join(left_out)}"
 
     assert planned.code == 0, planned.err
@@ -39,7 +39,7 @@ def test_long_intervals_go_from_candles_to_a_prediction(tmp_path, interval, days
     predicted = call("predict", "--json", "--allow-no-go", trained.document["version"], data_dir=data_dir)
     assert predicted.code == 0, predicted.err
     assert [row["refused"] for row in predicted.document["predictions"]] == [None] * len(symbols.split(","))
-    again = call("train", "--json", "--trials", 1, data_dir=data_dir)
+    again = call("train", "--json", "--trials", 1, "--config", QUICK, data_dir=data_dir)
     assert (again.code, again.document["version"]) == (0, trained.document["version"])
     assert call("verify", "model", trained.document["version"], "--retrain", data_dir=data_dir).code == 0
 
