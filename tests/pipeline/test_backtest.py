@@ -11,8 +11,6 @@ import pytest
 from mltrain.backtesting.costs import Costs
 from mltrain.backtesting.policies import Policy
 from mltrain.backtesting.stored import list_backtests, open_backtest, prune_backtests
-from mltrain.candles.frame import times_ms
-from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError, UsageError
 from mltrain.pipeline import backtest as pipeline
 from mltrain.pipeline.backtest import BacktestOptions, backtest, measure_moves, run_backtest
@@ -39,43 +37,6 @@ def later(tmp_path_factory):
 def run(later, options=SIGN, progress=None):
     made, version, snapshot = later
     return run_backtest(version, snapshot, made.store, options, now_ms=NOW_MS, progress=progress or Silent())
-
-
-def test_only_later_candles_are_traded(later):
-    """The first bar is the one after the last label of the training; --in-sample begins with the snapshot."""
-    _, version, snapshot = later
-    learned_until_ms = ModelCard(open_model(version).card).last_label_end_ms()
-    found = run(later)
-
-    assert snapshot.window.start_ms < learned_until_ms
-    assert found.result.learned_until_ms == learned_until_ms
-    assert found.bars.ts_ms[0] == found.result.request.start_ms == learned_until_ms + 60_000
-    assert run(later, replace(SIGN, in_sample=True)).bars.ts_ms[0] == snapshot.window.start_ms
-    with pytest.raises(UsageError, match="learned from earlier candles"):
-        run(later, replace(SIGN, start_ms=learned_until_ms))
-
-
-def test_the_probabilities_are_those_of_serving(later):
-    """Bit for bit those of `predict_candles` on the whole snapshot, and of a stream, bar by bar."""
-    _, version, snapshot = later
-    found, model = run(later), open_model(version)
-    candles = {symbol: snapshot.candles(symbol) for symbol in snapshot.symbols}
-    scores = model.predict_candles(candles, rows="all")
-    for ix, symbol in enumerate(found.bars.symbols):
-        of_symbol = scores.filter(pl.col("symbol") == symbol, pl.col("ts").dt.timestamp("ms") >= found.bars.ts_ms[0])
-        exists = found.bars.exists[:, ix]
-        assert found.bars.p[exists, ix].tobytes() == of_symbol["p"].cast(float).fill_null(np.nan).to_numpy().tobytes()
-        assert found.bars.refused[exists, ix].tolist() == of_symbol["refused"].is_not_null().to_list()
-    stream = model.stream()
-    start = int(np.searchsorted(times_ms(candles["BTCUSDT"]), found.bars.ts_ms[0]))
-    for row in range(start - model.lookback_bars, start + 30):
-        for ix, symbol in enumerate(found.bars.symbols):
-            candle = candles[symbol].row(row, named=True)
-            if row < start:
-                stream.take(symbol, candle)
-            else:
-                bar = np.searchsorted(found.bars.ts_ms, times_ms(candles[symbol])[row])
-                assert stream.push(symbol, candle) == found.bars.p[bar, ix]
 
 
 def test_the_look_is_logged_before_anything_is_scored(later, monkeypatch):
@@ -144,45 +105,6 @@ def test_cost_aware_trades_nothing_that_cannot_pay(later):
     assert all(1 < m.run_bars < 20 for m in moves)
     assert result.performance.trades.number == 0
     assert "no expected gain exceeds the cost of 11 bps" in result.verdict
-
-
-def test_tuning_reads_no_traded_candle(later):
-    """`--tune` chooses the same limits, whatever is traded."""
-    options = replace(SIGN, policy=Policy(name="hysteresis"), tune=True)
-    chosen = run(later, options).result.request
-    assert chosen.tuned
-    assert chosen.policy.enter >= chosen.policy.exit >= 0.5
-    shorter = run(later, replace(options, end_ms=later[2].window.end_ms - DAY_MS)).result.request
-    assert shorter.policy == chosen.policy
-
-
-def test_a_grid_says_how_much_may_be_luck(later):
-    """The policies are compared on the same bars, best first; the policy of the options is the reported one."""
-    grid = tuple(Policy(name="threshold", enter=enter, exit=0.5) for enter in (0.51, 0.53, 0.55, 0.57))
-    result = run(later, replace(SIGN, grid=grid)).result
-    sharpes = [row.sharpe for row in result.grid]
-
-    assert result.luck.grid == 4
-    assert sorted(sharpes, reverse=True) == sharpes
-    assert {row.policy for row in result.grid} == set(grid)
-    # With more tries the same Sharpe ratio proves less.
-    assert result.luck.deflated_sharpe <= run(later).result.luck.deflated_sharpe
-    best = run(later, replace(SIGN, policy=result.grid[0].policy)).result.performance
-    assert result.grid[0].net_return == pytest.approx(best.net_return, rel=1e-12)
-
-
-def test_capacity_is_where_the_gain_ends(later):
-    """With impact, a small account earns and one of the capacity does not; without a gain there is no capacity."""
-    costs = replace(FREE, impact=1.0)
-    options = replace(SIGN, costs=costs, capacity=True)
-    capacity = run(later, options).result.capacity
-
-    assert 1 < capacity < 1e12
-    assert run(later, replace(options, equity=capacity / 30)).result.performance.daily_return.value > 0
-    assert run(later, replace(options, equity=capacity * 30)).result.performance.daily_return.value < 0
-    assert run(later, replace(options, costs=replace(costs, taker_bps=20.0))).result.capacity is None
-    with pytest.raises(UsageError, match="--capacity needs --impact"):
-        replace(SIGN, capacity=True)
 
 
 def test_funding_must_be_complete(later, tmp_path):

@@ -12,6 +12,7 @@ from support.program import QUICK, call
 
 # The simulated market has no more pairs.
 OTHERS = {"XRPUSDT": "SIM01", "ADAUSDT": "SIM02"}
+CONSTANT_AT_1D = ("day_sin", "day_cos", "quarter")
 OHLCV = ("open", "high", "low", "close", "volume")
 
 
@@ -47,6 +48,8 @@ def predict_from(folder, interval, last_ms, data_dir, *words):
     options = ["--features", "features-ohlcv.yml", "--trials", 1, "--config", QUICK]
     trained = call("train", "--json", *options, data_dir=data_dir)
     assert trained.code in {0, 4}, trained.err
+    constant = f"left out, because every 1d candle has the same value: {', '.join(CONSTANT_AT_1D)}"
+    assert (constant in trained.document["warnings"]) == (interval == "1d")
     now = format_ms(last_ms + interval_ms(interval))
     version = trained.document["version"]
     done = call("predict", "--json", version, "--allow-no-go", "--as-of", now, data_dir=data_dir)
