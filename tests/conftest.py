@@ -7,6 +7,9 @@ import shutil
 import signal
 from pathlib import Path
 
+# Before anything loads OpenMP: two workers on two cores, whose waiting threads would take the time of the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
