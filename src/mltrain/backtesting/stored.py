@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mltrain.backtesting.result import BACKTEST, BacktestResult, StoredHead
@@ -23,7 +24,6 @@ from mltrain.times import day_name, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 FOLDER: Final = "backtests"
 REQUEST_FILE: Final = "request.json"
@@ -98,6 +98,7 @@ def publish_backtest(
     *,
     now_ms: int,
     named: Callable[[str], Mapping[str, bytes]],
+    folder: Path | None = None,
 ) -> StoredBacktest:
     """Write a backtest under the next free name: it appears whole or not at all, and never changes.
 
@@ -107,12 +108,13 @@ def publish_backtest(
         files: Its tables, by bare name.
         now_ms: The time of the run, ms UTC; its date is part of the name.
         named: Returns the files that contain the backtest's name, given that name.
+        folder: Where to put it instead of the data folder's `backtests`.
 
     Raises:
         LockedError: The folder is locked for longer than the wait.
         MachineError: The machine refuses; nothing is left.
     """
-    folder = data_dir / FOLDER
+    folder = data_dir / FOLDER if folder is None else folder
     make_folder(folder)
     result_json = canonical_json(to_json(result))
     with lock_folder(folder, purpose="publishing a backtest"):
@@ -131,15 +133,17 @@ def publish_backtest(
             for path, data in written.items():
                 write_new(staged / path, data)
             write_new(staged / MANIFEST, manifest.to_bytes())
-    return open_backtest(data_dir, name)
+    return _open(folder / name)
 
 
 def open_backtest(data_dir: Path, name: str) -> StoredBacktest:
-    """Open a backtest by its name; "latest" is the one that was run last.
+    """Open a backtest by its name, or by its path, which contains a "/"; "latest" is the one that was run last.
 
     Raises:
         InputError: There is none of that name, or its manifest is damaged.
     """
+    if "/" in name:
+        return _open(Path(name))
     known = _names(data_dir)
     if name == "latest":
         rows = [row.backtest for row in list_backtests(data_dir) if row.backtest]
@@ -149,13 +153,21 @@ def open_backtest(data_dir: Path, name: str) -> StoredBacktest:
     if name not in known:
         guess = did_you_mean(name, known) or "`mltrain backtest list` lists them"
         raise InputError(f"there is no backtest {show(name)} in {data_dir / FOLDER}", hint=guess)
-    folder = data_dir / FOLDER / name
+    return _open(data_dir / FOLDER / name)
+
+
+def _open(folder: Path) -> StoredBacktest:
+    """Open the backtest in a folder; raise an InputError if the folder is not one, or its manifest is damaged."""
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no backtest {folder}", hint="`mltrain backtest list` lists those of the data folder"
+        )
     manifest = read_manifest(folder, kind=_KIND)
     head = read_record(Located(dict(manifest.head), str(folder / MANIFEST)), StoredHead)
     entry = manifest.entry(RESULT_FILE)
-    if head.backtest != name or entry is None or entry.sha256 != head.result_sha256:
+    if head.backtest != folder.name or entry is None or entry.sha256 != head.result_sha256:
         raise InputError(f"{folder / MANIFEST}: was published as backtest {head.backtest}, or with another result")
-    return StoredBacktest(name, folder, manifest, head.created_at, head.version)
+    return StoredBacktest(head.backtest, folder, manifest, head.created_at, head.version)
 
 
 def list_backtests(data_dir: Path) -> tuple[BacktestRow, ...]:

@@ -278,6 +278,10 @@ def backtest(
     equity: Annotated[
         float, output_option("--equity", metavar="AMOUNT", help="Cash at the start, in the quote asset.")
     ] = 10_000.0,
+    output: Annotated[
+        Path | None,
+        output_option("--output", metavar="DIR", help="Store the result in this folder. Default: backtests/."),
+    ] = None,
     seed: Annotated[int, output_option("--seed", min=0, help="Random seed of the intervals.")] = 42,
     gate: Annotated[
         bool, output_option("--gate", help="Exit 4 unless the gain is proven and not due to choosing among many.")
@@ -350,6 +354,7 @@ def backtest(
         options,
         now_ms=session.now_ms,
         progress=session.progress,
+        output=output,
     )
     result = stored.result()
     failures = result.failures()
@@ -443,7 +448,9 @@ def backtest_list(session: Session) -> Outcome:
 @command()
 def backtest_show(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="BACKTEST", help="latest, or the name of a backtest.")] = "latest",
+    name: Annotated[
+        str, typer.Argument(metavar="BACKTEST", help="latest, a name, or a path with a / in it.")
+    ] = "latest",
 ) -> Outcome:
     """Show a stored backtest again, and check its files."""
     from mltrain.backtesting.stored import open_backtest
@@ -458,8 +465,8 @@ def backtest_show(
 @command()
 def backtest_diff(
     session: Session,
-    first: Annotated[str, typer.Argument(metavar="BACKTEST", help="latest, or the name of a backtest.")],
-    second: Annotated[str, typer.Argument(metavar="BACKTEST", help="latest, or the name of a backtest.")],
+    first: Annotated[str, typer.Argument(metavar="BACKTEST", help="latest, a name, or a path with a / in it.")],
+    second: Annotated[str, typer.Argument(metavar="BACKTEST", help="latest, a name, or a path with a / in it.")],
 ) -> Outcome:
     """Show how the options and the figures of two backtests differ."""
     from mltrain.backtesting.stored import open_backtest

@@ -161,6 +161,7 @@ def backtest(
     *,
     now_ms: int,
     progress: Progress,
+    output: Path | None = None,
 ) -> StoredBacktest:
     """Trade a version on a snapshot, and store the result.
 
@@ -171,6 +172,7 @@ def backtest(
         options: Policy, costs, range.
         now_ms: The current time, ms UTC.
         progress: Receives stages and warnings.
+        output: Folder to store the result in, instead of the data folder's `backtests`.
 
     Raises:
         UsageError: The policy does not fit the version's label, or the range is empty.
@@ -190,6 +192,7 @@ def backtest(
         _build_tables(ran),
         now_ms=now_ms,
         named=lambda name: {"report.html": report(name)},
+        folder=output,
     )
 
 
