@@ -194,3 +194,19 @@ def test_no_backtests_is_no_error(made):
     assert (listed.code, pruned.code) == (0, 0)
     assert listed.document["backtests"] == []
     assert not (folder / "backtests").exists()
+
+
+def test_a_result_goes_where_output_says(data_dir, tmp_path):
+    """The data folder's list does not have it; `show` takes its path and notices damage."""
+    done = call("backtest", "--json", "--output", tmp_path / "mine", data_dir=data_dir)
+    assert done.code == 0, done.err
+    folder = tmp_path / "mine" / done.document["backtest"]
+    shown = call("backtest", "show", "--json", folder, data_dir=data_dir)
+    (folder / "daily.parquet").write_bytes(b"PAR1")
+    damaged = call("backtest", "show", "--json", folder, data_dir=data_dir)
+
+    assert done.document["folder"] == str(folder)
+    assert call("backtest", "list", "--json", data_dir=data_dir).document["backtests"] == []
+    assert (shown.code, shown.document["result"]) == (0, done.document["result"])
+    assert damaged.code == 3
+    assert "daily.parquet" in damaged.document["problems"][0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -470,8 +471,6 @@ def _read_funding(
         }
         where = name = f"snapshot {snapshot.id}"
     else:
-        from pathlib import Path
-
         data = read_file(Path(text), max_bytes=MAX_FILE_BYTES, what="the funding rates")
         cells = read_cells(data, name=Path(text).name, where=text)
         funding, where = read_funding_table(cells.frame, symbols, where=text), text
