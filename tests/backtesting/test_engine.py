@@ -159,7 +159,8 @@ class TestAccount:
 
     def test_equity_follows_from_the_fills_alone(self, traded):
         """Cash and positions, at every bar: replayed from fills and funding events in a separate account."""
-        for market, got in traded:
+        # The replay sums exactly, which is slow: every fourth market.
+        for market, got in traded[::4]:
             cash, units = replay(market.bars, got.fills, equity=market.settings.equity, funding=market.funding)
             end = int(got.ruined[0]) + 1 if got.ruined[0] >= 0 else len(cash)
             equity = cash + (units * market.bars.mark).sum(axis=1)

@@ -25,7 +25,7 @@ from support import disk_faults
 from support.downloads import download, requested_pages
 from support.program import MLTRAIN, NEUTRAL, call
 
-KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "2"))
 STRIDE = int(os.environ.get("MLTRAIN_TEST_STRIDE", "30"))
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 CONNECTIONS = 2

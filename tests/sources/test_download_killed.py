@@ -21,7 +21,7 @@ from mltrain.times import DAY_MS, TimeRange
 from support.downloads import requested_pages
 from support.program import MLTRAIN, NEUTRAL, call
 
-KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "6"))
+KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "4"))
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 DAYS = 60
 
