@@ -68,6 +68,11 @@ def times_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
     return ts.dt.timestamp("ms").to_numpy()
 
 
+def time_literal(time_ms: int) -> pl.Expr:
+    """Return a time in ms UTC as a literal to compare the open times of a candle frame with."""
+    return pl.lit(time_ms).cast(TS_DTYPE)
+
+
 def find_gaps(
     ts_ms: NDArray[np.int64], step_ms: int, *, start_ms: int | None = None, end_ms: int | None = None
 ) -> tuple[Gap, ...]:

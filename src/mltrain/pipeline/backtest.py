@@ -5,7 +5,6 @@ The look at the candles is logged before the first of them is scored.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,7 +32,7 @@ from mltrain.backtesting.performance import (
 from mltrain.backtesting.policies import NEED_DIRECTION, NEED_MOVES, MoveStatistics, find_answered, target_weights
 from mltrain.backtesting.result import BacktestRequest, BacktestResult, Benchmark, JudgedRows, Luck
 from mltrain.backtesting.stored import publish_backtest
-from mltrain.candles.frame import TS_DTYPE, times_ms
+from mltrain.candles.frame import TS_DTYPE, time_literal, times_ms
 from mltrain.candles.parquet import ParquetFile
 from mltrain.candles.tables import MAX_FILE_BYTES, read_cells
 from mltrain.card.lineage import read_lineage
@@ -45,6 +44,7 @@ from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.holdout_looks import BACKTEST
 from mltrain.pipeline.evaluate import find_own_holdout, read_model_candles
 from mltrain.pipeline.walk_forward import score_walk_forward
+from mltrain.pipeline.write_version import to_parquet
 from mltrain.report.version_data import OOF_FILE
 from mltrain.serving.model import open_model
 from mltrain.snapshots.snapshot import open_snapshot
@@ -368,25 +368,22 @@ def _score(model: Model, candles: Mapping[str, pl.DataFrame], window: TimeRange)
     """Score every candle of a window, as `Model.predict_candles` does, with the candles before it as lookback."""
     lookback_ms = window.start_ms - (model.lookback_bars - 1) * interval_ms(model.interval)
     needed = {
-        symbol: frame.filter(pl.col("ts").is_between(_time(lookback_ms), _time(window.end_ms), closed="left"))
+        symbol: frame.filter(
+            pl.col("ts").is_between(time_literal(lookback_ms), time_literal(window.end_ms), closed="left")
+        )
         for symbol, frame in candles.items()
     }
-    return model.predict_candles(needed, rows="all").filter(pl.col("ts") >= _time(window.start_ms))
+    return model.predict_candles(needed, rows="all").filter(pl.col("ts") >= time_literal(window.start_ms))
 
 
 def _align(model: Model, candles: Mapping[str, pl.DataFrame], scores: pl.DataFrame, window: TimeRange) -> Bars:
     """Join the candles of a window with their scores."""
-    inside = pl.col("ts").is_between(_time(window.start_ms), _time(window.end_ms), closed="left")
+    inside = pl.col("ts").is_between(time_literal(window.start_ms), time_literal(window.end_ms), closed="left")
     return align_bars(
         {symbol: candles[symbol].filter(inside) for symbol in model.symbols},
         {symbol: scores.filter(pl.col("symbol") == symbol) for symbol in model.symbols},
         step_ms=interval_ms(model.interval),
     )
-
-
-def _time(time_ms: int) -> pl.Expr:
-    """Return a time in ms UTC as a literal of a candle frame's `ts`."""
-    return pl.lit(time_ms).cast(TS_DTYPE)
 
 
 def _read_oof(version: StoredVersion) -> pl.DataFrame:
@@ -618,10 +615,4 @@ def _build_tables(ran: Backtest) -> dict[str, bytes]:
             ],
             infer_schema_length=None,
         )
-    return {name: _to_parquet(table) for name, table in tables.items()}
-
-
-def _to_parquet(table: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.write_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
+    return {name: to_parquet(table) for name, table in tables.items()}

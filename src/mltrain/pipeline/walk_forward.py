@@ -12,7 +12,7 @@ import polars as pl
 
 from mltrain.artifact.bundle import Bundle
 from mltrain.backtesting.result import WalkForwardStep
-from mltrain.candles.frame import TS_DTYPE
+from mltrain.candles.frame import time_literal
 from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
@@ -123,7 +123,7 @@ def score_walk_forward(
     # A value of the card is checked by the code that uses it.
     hyperparameters: Any = card.value("hyperparameters")
     params = {name: hyperparameters[name] for name, _ in config.search.space.items()}
-    until_end = {symbol: frame.filter(pl.col("ts") < _time(window.end_ms)) for symbol, frame in candles.items()}
+    until_end = {symbol: frame.filter(pl.col("ts") < time_literal(window.end_ms)) for symbol, frame in candles.items()}
     progress.stage("features and labels")
     samples = keep_symbols(build_samples(model.feature_set, until_end)[0], model.symbols)
     embargo_ms = model.label.horizon_bars * step_ms
@@ -154,10 +154,12 @@ def score_walk_forward(
         served = model_from_bundle(bundle)
         lookback_ms = cut_ms - (served.lookback_bars - 1) * step_ms
         needed = {
-            symbol: frame.filter(pl.col("ts").is_between(_time(lookback_ms), _time(end_ms), closed="left"))
+            symbol: frame.filter(
+                pl.col("ts").is_between(time_literal(lookback_ms), time_literal(end_ms), closed="left")
+            )
             for symbol, frame in until_end.items()
         }
-        rows_of_step = served.predict_candles(needed, rows="all").filter(pl.col("ts") >= _time(cut_ms))
+        rows_of_step = served.predict_candles(needed, rows="all").filter(pl.col("ts") >= time_literal(cut_ms))
         scores.append(rows_of_step)
         steps.append(WalkForwardStep(cut_ms, end_ms, fit.samples.y.size, sha256_bytes(bundle.to_bytes())))
         progress.advance(note=format_ms(cut_ms))
@@ -196,8 +198,3 @@ def _fit(fit: _Fit) -> Bundle:
         ops_sha256=ops_sha256(),
         user_ops=fit.feature_set.user_ops(),
     )
-
-
-def _time(time_ms: int) -> pl.Expr:
-    """Return a time in ms UTC as a literal of a candle frame's `ts`."""
-    return pl.lit(time_ms).cast(TS_DTYPE)

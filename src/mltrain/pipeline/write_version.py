@@ -50,9 +50,9 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
     files = {
         MODEL_FILE: training.model.served.to_bytes(),
         "features.yml": training.data.feature_set.to_yaml(),
-        TRIALS_FILE: _to_parquet(trials),
-        HOLDOUT_FILE: _to_parquet(holdout),
-        OOF_FILE: _to_parquet(_build_oof_table(training)),
+        TRIALS_FILE: to_parquet(trials),
+        HOLDOUT_FILE: to_parquet(holdout),
+        OOF_FILE: to_parquet(_build_oof_table(training)),
     }
     card_json = card_bytes(build_card(training, files))
     # Parsed again, so that the report is drawn from what a reader of the files will see.
@@ -120,7 +120,8 @@ def _build_score_table(
     )
 
 
-def _to_parquet(table: pl.DataFrame) -> bytes:
+def to_parquet(table: pl.DataFrame) -> bytes:
+    """Return a table as a Parquet file."""
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd")
     return buffer.getvalue()
