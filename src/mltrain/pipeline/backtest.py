@@ -267,7 +267,7 @@ def run_backtest(
         grid, returns = compare_policies(
             bars, options.grid, options.costs, start=options.equity, statistics=statistics, funding=funding
         )
-    own_holdout = find_own_holdout(card, np.concatenate([times[bars.exists[:, ix]] for ix, times in _times(bars)]))
+    own_holdout = find_own_holdout(card, np.repeat(bars.ts_ms, bars.exists.sum(axis=1)))
     judged = None
     if own_holdout is not None:
         judged = JudgedRows(own_holdout.rows, own_holdout.start_ms, own_holdout.end_ms)
@@ -316,11 +316,6 @@ def run_backtest(
         capacity=_find_capacity(bars, targets, options, funding) if options.capacity else None,
     )
     return Backtest(result, bars, simulation, targets[:, 0, :])
-
-
-def _times(bars: Bars) -> list[tuple[int, NDArray[np.int64]]]:
-    """Return the position of each symbol, with the open times of all bars, ms UTC."""
-    return [(ix, bars.ts_ms) for ix in range(len(bars.symbols))]
 
 
 def _find_window(
