@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import conftest
+import mltrain
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "mltrain"
@@ -40,6 +41,7 @@ ROOMS = (
     "backtesting",
     "report",
     "pipeline",
+    "api",
     "cli",
 )
 SPEAKERS = {"print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write", "sys.stderr.write", "typer.echo"}
@@ -58,6 +60,7 @@ LIGHT = (
     "store/version_pruning.py",
     "store/promotion.py",
     "store/publishing.py",
+    "api",
     "cli",
 )
 LEARNERS = {"lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpx", "matplotlib", "jinja2"}
@@ -128,10 +131,16 @@ def test_no_two_files_import_each_other_in_a_circle():
 
 
 def test_no_two_files_have_one_name():
-    """The name of a file is enough to find it; only commands may repeat one."""
-    names = Counter(path.name for path in MODULES if path.name != "__init__.py" and path.parent.name != "cli")
+    """The name of a file is enough to find it; only commands and their public functions may repeat one."""
+    names = Counter(p.name for p in MODULES if p.name != "__init__.py" and p.parent.name not in {"api", "cli"})
 
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_public_name_is_a_room():
+    """`mltrain.store` is a package of the library, so no function may have that name."""
+    assert not set(mltrain.__all__) & {room for room in ROOMS if room != "_version"}
+    assert set(mltrain.__all__) == set(mltrain.HOME) == set(dir(mltrain))
 
 
 def test_no_small_file_has_a_single_importer():

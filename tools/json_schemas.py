@@ -77,7 +77,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "cache-prune/1": Document("mltrain.sources.cache_upkeep:Pruned", ("cache prune",), "The days that were removed."),
     "card-diff/1": Document("mltrain.report.card_diff:CardDiff", ("card diff",), "The differences of two versions."),
     "card-diff-page/1": Document(
-        "mltrain.cli.version_documents:PageDocument", ("card diff",), "The page that --html wrote."
+        "mltrain.cli.version_documents:CardDiffPage", ("card diff",), "The page that --html wrote."
     ),
     "card-report/1": Document(
         "mltrain.cli.version_documents:ReportDocument", ("card report",), "The report of a version."
@@ -136,7 +136,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("models", "rollback"),
         "The versions. (rollback prints it on stderr if no version was named.)",
     ),
-    "models-page/1": Document("mltrain.cli.version_documents:PageDocument", ("models",), "The page that --html wrote."),
+    "models-page/1": Document("mltrain.cli.version_documents:ModelsPage", ("models",), "The page that --html wrote."),
     "models-pack/1": Document("mltrain.store.packing:PackedVersion", ("models pack",), "The archive that was written."),
     "models-prune/1": Document(
         "mltrain.store.version_pruning:PrunedVersions", ("models prune",), "The versions that were removed and kept."
@@ -190,7 +190,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "studies-prune/1": Document(
         "mltrain.pipeline.study_pruning:PrunedStudies", ("studies prune",), "The journals that were removed and kept."
     ),
-    "studies/1": Document("mltrain.cli.studies:StudiesDocument", ("studies",), "The journals of searches."),
+    "studies/1": Document("mltrain.api.studies:StudyList", ("studies",), "The journals of searches."),
     "train/1": Document("mltrain.cli.train_documents:TrainDocument", ("train",), "A training; exit code 0 or 4."),
     "train-already-there/1": Document(
         "mltrain.cli.train_documents:AlreadyThereDocument",
@@ -201,7 +201,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "mltrain.pipeline.plan:Plan", ("train",), "The plan that --dry-run prints; nothing was trained."
     ),
     "verify/1": Document(
-        "mltrain.cli.verify:VerifyDocument",
+        "mltrain.api.verify:VerifyResult",
         ("verify snapshot", "verify model"),
         "Whether every byte is as it was written; exit code 0 or 3.",
     ),

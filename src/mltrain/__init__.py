@@ -1,9 +1,10 @@
 """mltrain: from exchange candles to a calibrated, documented, gated and reversible LightGBM classifier.
 
-The names below are the public library; each is imported on first use, so that `import mltrain` stays cheap.
+The names below are the public library; each is imported on first use, so that `import mltrain` stays cheap. A function
+is named after the command that does the same, and `to_json()` of its result is what that command prints with `--json`.
 
-    import mltrain
-    model = mltrain.load("data/models/best_lgbm.pkl")
+    import mltrain as mt
+    model = mt.load("data/models/best_lgbm.pkl")
     table = model.predict_candles({"BTCUSDT": candles})
 """
 
@@ -14,29 +15,52 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mltrain._version import __version__ as __version__
+    from mltrain.api.studies import list_studies as list_studies
+    from mltrain.api.studies import studies_prune as studies_prune
+    from mltrain.api.verify import verify_model as verify_model
+    from mltrain.api.verify import verify_snapshot as verify_snapshot
+    from mltrain.api.workspace import MltrainWarning as MltrainWarning
     from mltrain.errors import RefusedError as RefusedError
     from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
     from mltrain.report.calibration_curve import plot_calibration_curve as plot_calibration_curve
     from mltrain.serving.model import Model as Model
     from mltrain.serving.model import load as load
 
-_HOME: Final = {
+#: The module of each public name.
+HOME: Final = {
     "FeatureSchemaValidator": "mltrain.features.registry",
+    "MltrainWarning": "mltrain.api.workspace",
     "Model": "mltrain.serving.model",
     "RefusedError": "mltrain.errors",
     "__version__": "mltrain._version",
+    "list_studies": "mltrain.api.studies",
     "load": "mltrain.serving.model",
     "plot_calibration_curve": "mltrain.report.calibration_curve",
+    "studies_prune": "mltrain.api.studies",
+    "verify_model": "mltrain.api.verify",
+    "verify_snapshot": "mltrain.api.verify",
 }
 
-__all__ = ["FeatureSchemaValidator", "Model", "RefusedError", "__version__", "load", "plot_calibration_curve"]
+__all__ = [
+    "FeatureSchemaValidator",
+    "MltrainWarning",
+    "Model",
+    "RefusedError",
+    "__version__",
+    "list_studies",
+    "load",
+    "plot_calibration_curve",
+    "studies_prune",
+    "verify_model",
+    "verify_snapshot",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
     """Import the object of a public name on first use."""
-    if name not in _HOME:
+    if name not in HOME:
         raise AttributeError(f"module 'mltrain' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(HOME[name]), name)
 
 
 def __dir__() -> list[str]:

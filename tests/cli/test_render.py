@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.cli.render import format_document, number_text, time_text
+from mltrain.documents.results import Result
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Result):
+    SCHEMA: ClassVar[str] = "x/1"
+
     data: object
 
 
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.none()))
 def test_a_document_reads_back(data):
     """The output of --json parses to the result, under a schema name."""
-    read = json.loads(format_document("x/1", Found(data)))
+    read = json.loads(format_document(Found(data)))
 
     assert read == {"schema": "mltrain/x/1", "data": data}
 
@@ -29,7 +33,7 @@ def test_a_document_reads_back(data):
 def test_nan_is_never_printed(value):
     """NaN and infinity are not JSON, so a result with one is a bug."""
     with pytest.raises(ValueError, match="JSON"):
-        format_document("x/1", Found(value))
+        format_document(Found(value))
 
 
 def test_figures_are_readable():

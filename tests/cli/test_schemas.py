@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
+from pkgutil import resolve_name, walk_packages
 
 import pytest
 from jsonschema import Draft202012Validator
-from tools.json_schemas import DOCUMENTS, ROOT, outdated
+from tools.json_schemas import DOCUMENTS, outdated
 
+import mltrain
 from mltrain.cli.render import show_failure_document
+from mltrain.documents.results import Result
 from mltrain.errors import LeakageError
 from support.json_documents import closed_schema, committed_schema
 
@@ -20,11 +24,25 @@ def test_the_schemas_and_their_page_are_up_to_date():
 
 
 def test_every_printed_document_has_a_schema():
-    """The documents in the command line's source are exactly those with a schema."""
-    source = "\n".join(path.read_text("utf-8") for path in (ROOT / "src" / "mltrain" / "cli").glob("*.py"))
-    printed = set(re.findall(r'(?:Outcome|document|_page)\(\s*"([a-z-]+/[0-9]+)"', source))
+    """The results with the name of a schema are exactly those whose schemas are committed."""
+    for found in walk_packages(mltrain.__path__, "mltrain."):
+        if not found.name.endswith("__main__"):
+            import_module(found.name)
+    printed = {each.SCHEMA: each for each in _subclasses(Result) if _has_schema(each)}
 
-    assert printed == set(DOCUMENTS)
+    assert printed == {name: resolve_name(document.result) for name, document in DOCUMENTS.items()}
+
+
+def _has_schema(cls):
+    """Return whether a class of the package itself names a schema."""
+    return cls.__module__.startswith("mltrain.") and "SCHEMA" in vars(cls)
+
+
+def _subclasses(cls):
+    """Yield every class that is derived from one."""
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

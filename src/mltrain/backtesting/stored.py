@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from mltrain.backtesting.result import BACKTEST, BacktestResult, StoredHead
 from mltrain.documents.records import read_record, to_json
+from mltrain.documents.results import Result
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.documents.values import Located
 from mltrain.errors import InputError
@@ -79,13 +80,15 @@ class BacktestRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PrunedBacktests:
+class PrunedBacktests(Result):
     """The result of `prune_backtests`.
 
     Attributes:
         removed: The backtests that were removed, by name.
         bytes: Their size.
     """
+
+    SCHEMA: ClassVar[str] = "backtest-prune/1"
 
     removed: tuple[str, ...]
     bytes: int

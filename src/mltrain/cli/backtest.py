@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import typer
 
@@ -15,6 +15,7 @@ from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command, cost_option, fill_option, new_group, output_option, policy_option
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number_text, time_text, view_pruned
 from mltrain.cli.tables import folding, optional, right, table
+from mltrain.documents.results import Result
 from mltrain.errors import NoGoError, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class FillChoice(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class BacktestDocument:
+class BacktestDocument(Result):
     """The document of `backtest` and of `backtest show`.
 
     Attributes:
@@ -75,6 +76,8 @@ class BacktestDocument:
         problems: Files that are not as they were written; empty if the backtest is sound.
         result: What was asked, and what was found.
     """
+
+    SCHEMA: ClassVar[str] = "backtest/1"
 
     backtest: str
     folder: Path
@@ -111,12 +114,14 @@ class BacktestLine:
 
 
 @dataclass(frozen=True, slots=True)
-class BacktestListDocument:
+class BacktestListDocument(Result):
     """The document of `backtest list`.
 
     Attributes:
         backtests: In the order in which they were run.
     """
+
+    SCHEMA: ClassVar[str] = "backtest-list/1"
 
     backtests: tuple[BacktestLine, ...]
 
@@ -137,7 +142,7 @@ class FigureDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class BacktestDiffDocument:
+class BacktestDiffDocument(Result):
     """The document of `backtest diff`.
 
     Attributes:
@@ -146,6 +151,8 @@ class BacktestDiffDocument:
         options: The options that differ.
         figures: The figures of both.
     """
+
+    SCHEMA: ClassVar[str] = "backtest-diff/1"
 
     first: str
     second: str
@@ -362,7 +369,7 @@ def backtest(
     failure = None
     if gate and failures:
         failure = NoGoError("; ".join(failures), hint=f"`mltrain backtest show {stored.name}` shows the figures again")
-    return Outcome("backtest/1", document, lambda: view_backtest(document), failure=failure)
+    return Outcome(document, lambda: view_backtest(document), failure=failure)
 
 
 def _choose_fees(
@@ -442,7 +449,7 @@ def backtest_list(session: Session) -> Outcome:
             *folding("note", "problem"), rows=cells,
         )  # fmt: skip
 
-    return Outcome("backtest-list/1", BacktestListDocument(tuple(lines)), view)
+    return Outcome(BacktestListDocument(tuple(lines)), view)
 
 
 @command()
@@ -459,7 +466,7 @@ def backtest_show(
     result, problems = stored.result(), stored.verify()
     failures = result.failures()
     document = BacktestDocument(stored.name, stored.folder, result.verdict, not failures, failures, problems, result)
-    return Outcome("backtest/1", document, lambda: view_backtest(document), exit_code=FAILED_CHECK if problems else 0)
+    return Outcome(document, lambda: view_backtest(document), exit_code=FAILED_CHECK if problems else 0)
 
 
 @command()
@@ -491,7 +498,7 @@ def backtest_diff(
             yield "the same options"
         yield table("Figures", "figure", *right(*names), rows=[(f.name, f.first, f.second) for f in figures])
 
-    return Outcome("backtest-diff/1", document, view)
+    return Outcome(document, view)
 
 
 @command()
@@ -505,7 +512,7 @@ def backtest_prune(session: Session, keep: KeepOption, dry_run: DryRunOption = F
         yield from view_pruned(pruned.removed, {}, dry_run=dry_run)
         yield f"{pruned.bytes / 1e6:,.1f} MB"
 
-    return Outcome("backtest-prune/1", pruned, view)
+    return Outcome(pruned, view)
 
 
 def view_backtest(document: BacktestDocument) -> View:

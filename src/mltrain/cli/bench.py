@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -14,6 +14,7 @@ from mltrain.cli.completion import complete_version
 from mltrain.cli.help import add_command
 from mltrain.cli.render import Outcome, number_text
 from mltrain.cli.tables import bar, folding, right, table
+from mltrain.documents.results import Result
 from mltrain.errors import NoGoError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchDocument:
+class BenchDocument(Result):
     """The document of `bench`.
 
     Attributes:
@@ -36,6 +37,8 @@ class BenchDocument:
         report: All measurements of the version.
         compared: All measurements of the version that --compare names; empty without it.
     """
+
+    SCHEMA: ClassVar[str] = "bench/1"
 
     version: str
     latency: Latency
@@ -98,7 +101,7 @@ def bench(
         report=first,
         compared=reports[1:],
     )
-    return Outcome("bench/1", data, view, exit_code=0 if within else NoGoError.exit_code)
+    return Outcome(data, view, exit_code=0 if within else NoGoError.exit_code)
 
 
 def _view_reports(reports: Sequence[BenchReport]) -> View:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import typer
 
@@ -19,6 +19,7 @@ from mltrain.cli.help import Command, add_command, data_option, model_option, ne
 from mltrain.cli.render import Outcome
 from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
 from mltrain.cli.tables import folding, table
+from mltrain.documents.results import Result
 from mltrain.errors import UsageError
 from mltrain.store import REQUIRE_VARIABLE
 
@@ -98,23 +99,27 @@ class SettingsCommand(Command):
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigShowDocument:
+class ConfigShowDocument(Result):
     """The document of `config show`.
 
     Attributes:
         settings: Every setting with its value and its origin.
     """
 
+    SCHEMA: ClassVar[str] = "config-show/1"
+
     settings: list[Setting]
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigInitDocument:
+class ConfigInitDocument(Result):
     """The document of `config init`.
 
     Attributes:
         file: Path of the file that was written.
     """
+
+    SCHEMA: ClassVar[str] = "config-init/1"
 
     file: Path
 
@@ -184,7 +189,7 @@ def config_show(
             f"{changed} of {len(settings)} settings are not the default" if changed else "all settings are the defaults"
         )
 
-    return Outcome("config-show/1", ConfigShowDocument(settings), view)
+    return Outcome(ConfigShowDocument(settings), view)
 
 
 def _setting_rows(settings: list[Setting]) -> Iterator[tuple[str, str, str]]:
@@ -255,4 +260,4 @@ def config_init(
     atomic_write(file.absolute(), comment_config().encode())
     load_config(file, overrides={})
     text = f"{file}: remove the # from the lines you change, then: mltrain train --config {file}"
-    return Outcome("config-init/1", ConfigInitDocument(file), lambda: [text])
+    return Outcome(ConfigInitDocument(file), lambda: [text])

@@ -67,7 +67,7 @@ def evaluate(
             f"--min-skill requires {min_skill:g} %",
             hint="train on newer candles, or return to an earlier version with `mltrain rollback`",
         )
-    return Outcome("evaluate/1", evaluation, lambda: view_evaluation(evaluation), failure=failure)
+    return Outcome(evaluation, lambda: view_evaluation(evaluation), failure=failure)
 
 
 def view_evaluation(evaluation: Evaluation) -> View:

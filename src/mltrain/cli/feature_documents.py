@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mltrain.documents.results import OPTIONAL
+from mltrain.documents.results import OPTIONAL, Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class FeaturesInfoDocument:
+class FeaturesInfoDocument(Result):
     """The document of `features info`.
 
     Attributes:
@@ -31,6 +31,8 @@ class FeaturesInfoDocument:
         quantile_levels: Levels of the quantiles in `profiles`.
         profiles: Distribution of each feature's values.
     """
+
+    SCHEMA: ClassVar[str] = "features-info/1"
 
     version: int
     interval: str | None
@@ -56,7 +58,7 @@ class ValueAt:
 
 
 @dataclass(frozen=True, slots=True)
-class FeaturesShowDocument:
+class FeaturesShowDocument(Result):
     """The document of `features show`.
 
     Attributes:
@@ -72,6 +74,8 @@ class FeaturesShowDocument:
         plot: The file that --plot wrote.
     """
 
+    SCHEMA: ClassVar[str] = "features-show/1"
+
     snapshot: str
     symbol: str
     time: str
@@ -85,7 +89,7 @@ class FeaturesShowDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class FeaturesCheckDocument:
+class FeaturesCheckDocument(Result):
     """The document of `features check`.
 
     Attributes:
@@ -94,13 +98,15 @@ class FeaturesCheckDocument:
         problems: What is wrong with it.
     """
 
+    SCHEMA: ClassVar[str] = "features-check/1"
+
     file: Path
     sound: bool
     problems: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
-class FeaturesAuditDocument:
+class FeaturesAuditDocument(Result):
     """The document of `features audit`.
 
     Attributes:
@@ -109,6 +115,8 @@ class FeaturesAuditDocument:
         guards: The result of each guard, with its checks.
         report: The files that --report wrote.
     """
+
+    SCHEMA: ClassVar[str] = "features-audit/1"
 
     snapshot: str
     thorough: bool

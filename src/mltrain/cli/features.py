@@ -82,7 +82,7 @@ def features_info(
         features=infos,
     )
     if snapshot is None or isinstance(registry, Registry):
-        return Outcome("features-info/1", data, lambda: _view_registry(registry, infos))
+        return Outcome(data, lambda: _view_registry(registry, infos))
     from mltrain.features.profile import LEVELS, profile_features
     from mltrain.pipeline.prepare import read_candles
 
@@ -90,7 +90,7 @@ def features_info(
     session.progress.stage("features")
     profiles = profile_features(registry, candles)
     data = replace(data, quantile_levels=LEVELS, profiles=profiles)
-    return Outcome("features-info/1", data, lambda: _view_profiles(profiles))
+    return Outcome(data, lambda: _view_profiles(profiles))
 
 
 def _view_registry(feature_set: FeatureSet | Registry, infos: Sequence[FeatureInfo]) -> View:
@@ -201,7 +201,7 @@ def features_show(
         ],
         plot=plot,
     )
-    return Outcome("features-show/1", data, lambda: _view_inspection(inspection, data))
+    return Outcome(data, lambda: _view_inspection(inspection, data))
 
 
 def _choose_symbol(symbol: str | None, symbols: Sequence[str]) -> str:
@@ -279,7 +279,7 @@ def features_check(
     problems = validator.validate_features(read_feature_frame(frame), strict=False)
     data = FeaturesCheckDocument(frame, sound=not problems, problems=problems)
     lines = [*problems] or [f"{frame}: every feature matches the registry"]
-    return Outcome("features-check/1", data, lambda: lines, exit_code=FAILED_CHECK if problems else 0)
+    return Outcome(data, lambda: lines, exit_code=FAILED_CHECK if problems else 0)
 
 
 @command(need_mb=LEARNING_MB)
@@ -325,7 +325,7 @@ def features_audit(
     except LeakageError as err:
         where = f"; all findings are in {data.report[1]}" if data.report is not None else ""
         raise LeakageError(err.message, hint=f"{err.hint}{where}") from err
-    return Outcome("features-audit/1", data, lambda: _view_audit(data))
+    return Outcome(data, lambda: _view_audit(data))
 
 
 def _view_audit(data: FeaturesAuditDocument) -> View:
@@ -353,7 +353,7 @@ def _write_report(path: Path, findings: AuditReport) -> tuple[Path, Path]:
     stem = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
     json_path, text_path = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".txt")
     text = "".join(f"{line}\n" for line in _report_lines(findings))
-    document = format_document("features-audit/1", findings)
+    document = format_document(findings)
     write_outputs(path.parent, {json_path.name: document.encode(), text_path.name: text.encode()})
     return json_path, text_path
 

@@ -14,6 +14,7 @@ from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
     from mltrain.cli.render import View
+    from mltrain.cli.version_documents import Page
     from mltrain.report.card_diff import CardDiff, Difference
 
 # What a terminal shows; --json and --html have all.
@@ -29,8 +30,11 @@ def card_report(
     session: Session, ref: LiveVersionArgument = None, output: Output = None, show: Open = False
 ) -> Outcome:
     """Print the path of a version's report; without one, or with --output, make it from the stored files."""
+    from mltrain.cli.version_documents import ReportDocument
     from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
     from mltrain.report.version_data import read_material
+    from mltrain.storage.hashing import sha256_bytes
+    from mltrain.storage.writing import atomic_write
     from mltrain.store.listing import read_version_card
 
     version = session.open_version(ref)
@@ -40,9 +44,10 @@ def card_report(
     else:
         path = output or session.data_dir / f"report-{version.name}.html"
         html = draft_report(read_material(version, read_version_card(version))).finish(version.name)
-    return _write_page(
-        "card-report/1", path, html, written=not stored, show=show, session=session, version=version.name
-    )
+    if not stored:
+        atomic_write(path, html)
+    page = ReportDocument(path, len(html), sha256_bytes(html), not stored, version.name)
+    return _show_page(page, show=show, session=session)
 
 
 @command(opens_versions=True)
@@ -55,6 +60,7 @@ def card_diff(
     show: Open = False,
 ) -> Outcome:
     """Show the differences of two versions: figures, gates, and every value of their cards."""
+    from mltrain.cli.version_documents import CardDiffPage, write_page
     from mltrain.report.card_diff import compare_versions, render_diff
 
     store = session.open_store()
@@ -62,18 +68,20 @@ def card_diff(
     diff = comparison.diff
     if html:
         path = output or session.data_dir / f"diff-{diff.a}-{diff.b}.html"
-        return _write_page("card-diff-page/1", path, render_diff(comparison), written=True, show=show, session=session)
+        page = write_page(CardDiffPage, path, render_diff(comparison))
+        return _show_page(page, show=show, session=session)
     refuse_without_html(output, show=show)
-    return Outcome("card-diff/1", diff, lambda: _view_diff(diff))
+    return Outcome(diff, lambda: _view_diff(diff))
 
 
 def models_page(session: Session, output: Path | None, *, show: bool) -> Outcome:
     """Write the HTML page that lists all versions, and open it in the browser if `show`."""
+    from mltrain.cli.version_documents import ModelsPage, write_page
     from mltrain.report.index import render_index
 
     path = output or session.data_dir / "models.html"
     html = render_index(session.open_store(), folder=path.parent)
-    return _write_page("models-page/1", path, html, written=True, show=show, session=session)
+    return _show_page(write_page(ModelsPage, path, html), show=show, session=session)
 
 
 def refuse_without_html(output: Path | None, *, show: bool) -> None:
@@ -82,25 +90,16 @@ def refuse_without_html(output: Path | None, *, show: bool) -> None:
         raise UsageError(f"{'--open' if output is None else '--output'} needs --html", hint="add --html")
 
 
-def _write_page(
-    schema: str, path: Path, html: bytes, *, written: bool, show: bool, session: Session, version: str | None = None
-) -> Outcome:
-    """Write a page unless it is stored already (`written` is false), open it if `show`, and return the outcome."""
-    from mltrain.cli.version_documents import PageDocument, ReportDocument
-    from mltrain.storage.descriptors import real_path
-    from mltrain.storage.hashing import sha256_bytes
-    from mltrain.storage.writing import atomic_write
-
-    if written:
-        atomic_write(path, html)
+def _show_page(page: Page, *, show: bool, session: Session) -> Outcome:
+    """Open a page in the browser if `show`, and return the outcome, which prints its path."""
     if show:
         import webbrowser
 
-        if not webbrowser.open(real_path(path).as_uri()):
-            session.progress.warn(f"no browser found: open {path} yourself")
-    page = (path, len(html), sha256_bytes(html), written)
-    document = PageDocument(*page) if version is None else ReportDocument(*page, version)
-    return Outcome(schema, document, lambda: [str(path)])
+        from mltrain.storage.descriptors import real_path
+
+        if not webbrowser.open(real_path(page.path).as_uri()):
+            session.progress.warn(f"no browser found: open {page.path} yourself")
+    return Outcome(page, lambda: [str(page.path)])
 
 
 def _view_diff(diff: CardDiff) -> View:

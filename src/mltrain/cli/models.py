@@ -98,7 +98,7 @@ def models(
             return
         yield from _view_models(rows)
 
-    return Outcome("models/1", ModelsDocument(rows), view)
+    return Outcome(ModelsDocument(rows), view)
 
 
 def _view_models(rows: Sequence[ModelRow]) -> Iterator[RenderableType]:
@@ -150,7 +150,7 @@ def history(session: Session) -> Outcome:
         if others:
             yield f"other slots: {', '.join(others)} (`--slot NAME`)"
 
-    return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
+    return Outcome(log, view, exit_code=FAILED_CHECK if log.problems else 0)
 
 
 def _in_slot(slot: str) -> str:
@@ -175,7 +175,7 @@ def models_repair(
         if not steps:
             yield "nothing to repair: every pointer and every link is in its place"
 
-    return Outcome("models-repair/1", RepairDocument(dry_run, steps), view, exit_code=FAILED_CHECK if left else 0)
+    return Outcome(RepairDocument(dry_run, steps), view, exit_code=FAILED_CHECK if left else 0)
 
 
 def _view_step(step: RepairStep, *, dry_run: bool) -> str:
@@ -201,7 +201,7 @@ def models_pack(
         if packed.snapshot is None:
             yield "its snapshot is no longer in the data folder, so the manifest of that is not in the archive"
 
-    return Outcome("models-pack/1", packed, view)
+    return Outcome(packed, view)
 
 
 @command(opens_versions=True)
@@ -220,7 +220,7 @@ def models_unpack(
             yield f"`mltrain snapshot --rebuild {unpacked.snapshot}` fetches the candles of its snapshot"
         yield f"it is not live; to promote it: `mltrain promote {unpacked.version}`"
 
-    return Outcome("models-unpack/1", unpacked, view)
+    return Outcome(unpacked, view)
 
 
 @command(has_slot=True)
@@ -230,7 +230,7 @@ def models_prune(session: Session, keep: KeepOption, dry_run: DryRunOption = Fal
 
     done = prune_versions(session.open_store(), keep=keep, dry_run=dry_run)
     kept = {version.version: version.why for version in done.kept}
-    return Outcome("models-prune/1", done, lambda: view_pruned(done.removed, kept, dry_run=dry_run))
+    return Outcome(done, lambda: view_pruned(done.removed, kept, dry_run=dry_run))
 
 
 @command(opens_versions=True)
@@ -309,7 +309,7 @@ def rollback(
         yield from _view_models(rows)
         yield "choose one: mltrain rollback VERSION, or mltrain rollback --previous"
 
-    return Outcome("models/1", ModelsDocument(rows), view, exit_code=LISTED, to_stderr=session.as_json)
+    return Outcome(ModelsDocument(rows), view, exit_code=LISTED, to_stderr=session.as_json)
 
 
 def _check_slot(session: Session, store: Store, ref: str) -> None:
@@ -351,7 +351,7 @@ def _moved(moved: Move) -> Outcome:
         text = f"{after} is live again{slot}: the pointer was missing"
     if not moved.moved:
         text = f"{after} is live already{slot}; nothing was written"
-    return Outcome("move/1", moved, lambda: [text])
+    return Outcome(moved, lambda: [text])
 
 
 @command(opens_versions=True)
@@ -374,9 +374,7 @@ def card_validate(
             yield f"{path}: {'valid' if check.passed else f'{len(check.violations)} violation(s)'}"
 
     cards = [CheckedCard(path, c.passed, c.violations, c.warnings) for path, c in checks.items()]
-    return Outcome(
-        "card-validate/1", CardValidateDocument(passed, cards), view, exit_code=0 if passed else FAILED_CHECK
-    )
+    return Outcome(CardValidateDocument(passed, cards), view, exit_code=0 if passed else FAILED_CHECK)
 
 
 def _check_card_files(paths: list[Path]) -> dict[str, CardCheck]:
@@ -423,7 +421,7 @@ def card_show(session: Session, ref: LiveVersionArgument = None) -> Outcome:
     def view() -> Iterator[RenderableType]:
         yield from _view_card(version.name, card)
 
-    return Outcome("card-show/1", CardShowDocument(version.name, card.document), view)
+    return Outcome(CardShowDocument(version.name, card.document), view)
 
 
 def _view_card(name: str, card: ModelCard) -> Iterator[RenderableType]:
@@ -462,4 +460,4 @@ def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs 
     from mltrain.cli.version_documents import CardSchemaDocument
 
     text = json.dumps(load_schema(), indent=2)
-    return Outcome("card-schema/1", CardSchemaDocument(load_schema()), lambda: [text])
+    return Outcome(CardSchemaDocument(load_schema()), lambda: [text])

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import typer
 
@@ -31,7 +31,7 @@ from mltrain.cli.sources import (
     read_source_spec,
 )
 from mltrain.cli.tables import right, table
-from mltrain.documents.results import INLINE, to_plain
+from mltrain.documents.results import INLINE, Result, to_plain
 from mltrain.errors import UsageError
 from mltrain.times import TIME_FORMAT, check_time_ms, interval_ms, parse_time
 
@@ -129,7 +129,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictDocument:
+class PredictDocument(Result):
     """The document of `predict`.
 
     Attributes:
@@ -137,12 +137,14 @@ class PredictDocument:
         predictions: One row per candle.
     """
 
+    SCHEMA: ClassVar[str] = "predict/1"
+
     version: str
     predictions: list[Prediction]
 
 
 @dataclass(frozen=True, slots=True)
-class PredictFileDocument:
+class PredictFileDocument(Result):
     """The document of `predict --output`.
 
     Attributes:
@@ -150,6 +152,8 @@ class PredictFileDocument:
         rows: Number of rows.
         refused: Number of rows without a probability.
     """
+
+    SCHEMA: ClassVar[str] = "predict-file/1"
 
     output: str
     rows: int
@@ -333,11 +337,11 @@ def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session
     if place == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        return Outcome("predict-file/1", document, list)
+        return Outcome(document, list)
     path = Path(place)
     write_outputs(path.parent, {path.name: data})
     text = f"{place}: {document.rows:,} rows, {document.refused:,} of them refused"
-    return Outcome("predict-file/1", document, lambda: [] if session.quiet else [text])
+    return Outcome(document, lambda: [] if session.quiet else [text])
 
 
 def _print_closing_candles(session: Session, model: Model, source: Source) -> None:
@@ -386,7 +390,7 @@ def _prediction_outcome(version: str, rows: pl.DataFrame, *, explain: bool) -> O
         if explain:
             yield from (_explanation_table(p) for p in predictions if p.refused is None)
 
-    return Outcome("predict/1", PredictDocument(version, predictions), view)
+    return Outcome(PredictDocument(version, predictions), view)
 
 
 def _explanation_table(prediction: Prediction) -> Table:

@@ -6,17 +6,16 @@ import json
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 from mltrain.cli.console import log_line, logs_json, open_console, print_labelled
-from mltrain.documents.results import to_plain
+from mltrain.documents.results import Result
 from mltrain.errors import MachineError
 from mltrain.times import format_minutes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from _typeshed import DataclassInstance
     from rich.console import Console, RenderableType
 
     from mltrain.errors import MltrainError
@@ -33,16 +32,14 @@ class Outcome:
     """What a command found or did.
 
     Attributes:
-        schema: Name and number of the JSON document, such as "snapshot/1"; tools/json_schemas.py lists them all.
-        data: The document, a frozen dataclass; printed whole with `--json`.
+        data: The document; printed whole with `--json`.
         view: What people see instead, from top to bottom.
         exit_code: 0; 2 for a list instead of a choice; 3 for a failed check; 4 for a NO-GO.
         to_stderr: Print to stderr: the command did not do what it is for (exit 2).
         failure: Error to raise after the result is printed; it gives the message and the exit code.
     """
 
-    schema: str
-    data: DataclassInstance
+    data: Result
     view: Callable[[], View]
     exit_code: int = 0
     to_stderr: bool = False
@@ -65,24 +62,25 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class FailureDocument:
+class FailureDocument(Result):
     """A check that failed.
 
     Attributes:
         error: The failure.
     """
 
+    SCHEMA: ClassVar[str] = "error/1"
+
     error: Failure
 
 
-def format_document(schema: str, data: DataclassInstance) -> str:
-    """Return a result as JSON text, with the name and number of its schema, such as "snapshot/1".
+def format_document(data: Result) -> str:
+    """Return a result as JSON text.
 
     Raises:
         ValueError: A number is NaN or infinite, which JSON cannot hold.
     """
-    body = {"schema": f"mltrain/{schema}", **to_plain(data)}
-    return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(data.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
@@ -95,7 +93,7 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
     stream = sys.stderr if outcome.to_stderr else sys.stdout
     try:
         if as_json:
-            stream.write(format_document(outcome.schema, outcome.data))
+            stream.write(format_document(outcome.data))
         else:
             show_view(open_console(stderr=outcome.to_stderr), outcome.view())
         stream.flush()
@@ -134,7 +132,7 @@ def _show_text(console: Console, text: str) -> None:
 def show_failure_document(err: MltrainError) -> None:
     """Print the document of a run that ended in a failed check."""
     failure = Failure(exit_code=err.exit_code, message=err.message, hint=err.hint)
-    sys.stdout.write(format_document("error/1", FailureDocument(failure)))
+    sys.stdout.write(format_document(FailureDocument(failure)))
     sys.stdout.flush()
 
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command
 from mltrain.cli.render import Outcome, show_outcome
 from mltrain.cli.sources import SimSignal
+from mltrain.documents.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ _WAKE_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class SimDocument:
+class SimDocument(Result):
     """The document of `sim`.
 
     Attributes:
@@ -37,6 +38,8 @@ class SimDocument:
         seed: Seed of the simulated market.
         signal: How predictable the market is.
     """
+
+    SCHEMA: ClassVar[str] = "sim/1"
 
     base_url: str
     archive_url: str
@@ -108,7 +111,7 @@ def sim(
             seed=seed,
             signal=signal.value,
         )
-        show_outcome(Outcome("sim/1", data, lambda: [server.base_url, server.archive_url]), as_json=session.as_json)
+        show_outcome(Outcome(data, lambda: [server.base_url, server.archive_url]), as_json=session.as_json)
         wait()
     return None
 

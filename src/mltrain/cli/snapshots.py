@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import typer
 
@@ -34,6 +34,7 @@ from mltrain.cli.sources import (
     read_source_spec,
 )
 from mltrain.cli.tables import folding, optional, right, table
+from mltrain.documents.results import Result
 from mltrain.errors import UsageError
 from mltrain.times import INTERVALS_MS
 
@@ -80,7 +81,7 @@ class SymbolCoverage:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotDocument:
+class SnapshotDocument(Result):
     """The document of `snapshot`.
 
     Attributes:
@@ -91,6 +92,8 @@ class SnapshotDocument:
         coverage: Which part of the window the candles of each symbol cover, sorted by symbol.
     """
 
+    SCHEMA: ClassVar[str] = "snapshot/1"
+
     snapshot: Snapshot
     created: bool
     traffic: TrafficReport | None
@@ -99,7 +102,7 @@ class SnapshotDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class RebuildDocument:
+class RebuildDocument(Result):
     """The document of `snapshot --rebuild`.
 
     Attributes:
@@ -108,24 +111,28 @@ class RebuildDocument:
         files: Every file, and how its rebuilding ended.
     """
 
+    SCHEMA: ClassVar[str] = "rebuild/1"
+
     id: str
     sound: bool
     files: tuple[RebuiltFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotsDocument:
+class SnapshotsDocument(Result):
     """The document of `snapshots`.
 
     Attributes:
         snapshots: The snapshots, oldest first.
     """
 
+    SCHEMA: ClassVar[str] = "snapshots/1"
+
     snapshots: tuple[SnapshotRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotsDiffDocument:
+class SnapshotsDiffDocument(Result):
     """The document of `snapshots diff`.
 
     Attributes:
@@ -134,18 +141,22 @@ class SnapshotsDiffDocument:
         symbols: The differences of each symbol that either of them has.
     """
 
+    SCHEMA: ClassVar[str] = "snapshots-diff/1"
+
     before: str
     after: str
     symbols: tuple[SymbolDiff, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class CacheInfoDocument:
+class CacheInfoDocument(Result):
     """The document of `cache info`.
 
     Attributes:
         cached: One row per source, symbol and interval.
     """
+
+    SCHEMA: ClassVar[str] = "cache-info/1"
 
     cached: tuple[CacheRow, ...]
 
@@ -280,7 +291,7 @@ def snapshot(
         plan = plan_snapshot(opened, request, data_dir=session.data_dir, progress=session.progress)
         for note in plan.notes:
             session.progress.warn(note)
-        return Outcome("snapshot-plan/1", plan, lambda: [*found, *_view_plan(plan)])
+        return Outcome(plan, lambda: [*found, *_view_plan(plan)])
     taken = take_snapshot(
         session.data_dir,
         opened,
@@ -294,7 +305,7 @@ def snapshot(
     snap = taken.snapshot
     coverage = tuple(SymbolCoverage(facts.symbol, facts.first_ms, facts.last_ms, facts.share) for facts in snap.facts)
     document = SnapshotDocument(snap, taken.created, taken.traffic, snap.window, coverage)
-    return Outcome("snapshot/1", document, lambda: [*found, *_view_snapshot(taken)])
+    return Outcome(document, lambda: [*found, *_view_snapshot(taken)])
 
 
 def _read_request(
@@ -386,7 +397,7 @@ def _rebuild(
         yield table(None, "file", "outcome", *folding("why"), rows=rows)
 
     document = RebuildDocument(damaged.id, sound, files)
-    return Outcome("rebuild/1", document, view, exit_code=0 if sound else FAILED_CHECK)
+    return Outcome(document, view, exit_code=0 if sound else FAILED_CHECK)
 
 
 def _view_input_files(files: InputFiles | None) -> View:
@@ -481,7 +492,7 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
             rows=rows,
         )
 
-    return Outcome("snapshots/1", SnapshotsDocument(listed), view)
+    return Outcome(SnapshotsDocument(listed), view)
 
 
 @command()
@@ -507,7 +518,7 @@ def snapshots_diff(session: Session, before: SnapshotArgument, after: SnapshotAr
             rows = [(symbol, e.ts, e.field, e.before, e.after) for symbol, e in examples]
             yield table("Examples", "symbol", "candle (UTC)", "field", *right("before", "after"), rows=rows)
 
-    return Outcome("snapshots-diff/1", SnapshotsDiffDocument(first.id, second.id, symbols), view)
+    return Outcome(SnapshotsDiffDocument(first.id, second.id, symbols), view)
 
 
 @command()
@@ -517,7 +528,7 @@ def snapshots_prune(session: Session, keep: KeepOption, dry_run: DryRunOption = 
 
     pruned = prune_snapshots(session.data_dir, keep=keep, dry_run=dry_run)
     kept = {snapshot.id: snapshot.why for snapshot in pruned.kept}
-    return Outcome("snapshots-prune/1", pruned, lambda: view_pruned(pruned.removed, kept, dry_run=dry_run))
+    return Outcome(pruned, lambda: view_pruned(pruned.removed, kept, dry_run=dry_run))
 
 
 @command()
@@ -537,7 +548,7 @@ def cache_info(session: Session) -> Outcome:
         )
         yield f"{sum(r.bytes for r in cached) / 1e6:,.1f} MB in total"
 
-    return Outcome("cache-info/1", CacheInfoDocument(cached), view)
+    return Outcome(CacheInfoDocument(cached), view)
 
 
 @command()
@@ -569,4 +580,4 @@ def cache_prune(
 
     pruned = prune_cache(session.data_dir, is_removable, dry_run=dry_run)
     action = "would be removed" if dry_run else "removed"
-    return Outcome("cache-prune/1", pruned, lambda: [f"{pruned.days} days {action}, {pruned.bytes / 1e6:,.1f} MB"])
+    return Outcome(pruned, lambda: [f"{pruned.days} days {action}, {pruned.bytes / 1e6:,.1f} MB"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,6 @@ from mltrain.cli.tables import right, table
 
 if TYPE_CHECKING:
     from mltrain.cli.render import View
-    from mltrain.pipeline.study_pruning import StudyRow
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -25,35 +23,24 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(listing, name="studies")
 
 
-@dataclass(frozen=True, slots=True)
-class StudiesDocument:
-    """The document of `studies`.
-
-    Attributes:
-        studies: The journals, by name.
-    """
-
-    studies: tuple[StudyRow, ...]
-
-
 @command()
 def studies(session: Session, ctx: typer.Context) -> Outcome | None:
     """List the journals of searches."""
-    from mltrain.pipeline.study_pruning import list_studies
+    from mltrain.api.studies import list_studies
 
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
         return None
-    rows = list_studies(session.data_dir)
+    listed = list_studies(data_dir=session.data_dir)
 
     def view() -> View:
-        if not rows:
+        if not listed.studies:
             yield f"no studies in {session.data_dir}: `mltrain train` makes one"
             return
-        cells = [(row.study, minute_text(row.written), f"{row.bytes / 1e6:,.1f}") for row in rows]
+        cells = [(row.study, minute_text(row.written), f"{row.bytes / 1e6:,.1f}") for row in listed.studies]
         yield table(None, "study", "written (UTC)", *right("MB"), rows=cells)
 
-    return Outcome("studies/1", StudiesDocument(rows), view)
+    return Outcome(listed, view)
 
 
 @command()
@@ -66,14 +53,13 @@ def studies_prune(
     dry_run: DryRunOption = False,
 ) -> Outcome:
     """Remove old journals of searches, which then cannot be resumed; versions keep the trials that led to them."""
-    from mltrain.pipeline.study_pruning import prune_studies
-    from mltrain.times import DAY_MS
+    from mltrain.api.studies import studies_prune
 
-    pruned = prune_studies(session.data_dir, before_ms=session.now_ms - older_than * DAY_MS, dry_run=dry_run)
+    pruned = studies_prune(older_than=older_than, dry_run=dry_run, data_dir=session.data_dir, now_ms=session.now_ms)
     kept = {study.study: study.why for study in pruned.kept}
 
     def view() -> View:
         yield from view_pruned(pruned.removed, kept, dry_run=dry_run)
         yield f"{pruned.bytes / 1e6:,.1f} MB"
 
-    return Outcome("studies-prune/1", pruned, view)
+    return Outcome(pruned, view)

@@ -145,12 +145,12 @@ def train(
     )
     if dry_run:
         plan = plan_training(request, progress=session.progress)
-        return Outcome("train-plan/1", plan, lambda: _view_plan(plan))
+        return Outcome(plan, lambda: _view_plan(plan))
     report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     if isinstance(report, StoredVersion):
         return _already_there_outcome(report)
     exit_code = 0 if report.training.verdict.go else NoGoError.exit_code
-    return Outcome("train/1", _training_document(report), lambda: _view_training(report), exit_code=exit_code)
+    return Outcome(_training_document(report), lambda: _view_training(report), exit_code=exit_code)
 
 
 def _already_there_outcome(version: StoredVersion) -> Outcome:
@@ -174,7 +174,7 @@ def _already_there_outcome(version: StoredVersion) -> Outcome:
             yield f"it is NO-GO; `mltrain card show {version.name}` shows why"
 
     data = AlreadyThereDocument(version.name, version.folder, version.verdict, best=version.live)
-    return Outcome("train-already-there/1", data, view)
+    return Outcome(data, view)
 
 
 def _view_plan(plan: Plan) -> View:
@@ -358,7 +358,7 @@ def demo(session: Session) -> Outcome:
         backtest=report.backtest.name,
         backtest_verdict=report.backtest.result().verdict,
     )
-    return Outcome("demo/1", data, lambda: _view_demo(report))
+    return Outcome(data, lambda: _view_demo(report))
 
 
 def _view_demo(report: DemoReport) -> View:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from mltrain.documents.results import Result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainDocument:
+class TrainDocument(Result):
     """The document of `train`; the card has the rest.
 
     Attributes:
@@ -50,6 +52,8 @@ class TrainDocument:
         warnings: What is unusual, but did not end the training.
     """
 
+    SCHEMA: ClassVar[str] = "train/1"
+
     version: str
     folder: Path
     verdict: Literal["GO", "NO-GO"]
@@ -77,7 +81,7 @@ class TrainDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class AlreadyThereDocument:
+class AlreadyThereDocument(Result):
     """The document of `train` where the same version exists already.
 
     Attributes:
@@ -88,6 +92,8 @@ class AlreadyThereDocument:
         promoted: Always false: nothing was promoted now.
         already_there: Always true.
     """
+
+    SCHEMA: ClassVar[str] = "train-already-there/1"
 
     version: str
     folder: Path
@@ -113,7 +119,7 @@ class DemoPrediction:
 
 
 @dataclass(frozen=True, slots=True)
-class DemoDocument:
+class DemoDocument(Result):
     """The document of `demo`.
 
     Attributes:
@@ -127,6 +133,8 @@ class DemoDocument:
         backtest: Name of the backtest of the first version on the second snapshot.
         backtest_verdict: Whether it could be traded at the usual fees, in one sentence.
     """
+
+    SCHEMA: ClassVar[str] = "demo/1"
 
     folder: Path
     snapshots: tuple[str, ...]

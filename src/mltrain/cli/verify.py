@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mltrain.cli.address_space import CANDLES_MB, VERIFYING_MB
-from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotArgument, register_ops
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotArgument
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command, new_group
 from mltrain.cli.render import FAILED_CHECK, Outcome
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-@dataclass(frozen=True, slots=True)
-class VerifyDocument:
-    """The document of `verify`.
-
-    Attributes:
-        kind: What was checked.
-        name: Id of the snapshot, or name of the version.
-        sound: Whether nothing is wrong; exit code 0 or 3.
-        problems: What is wrong, one line each.
-    """
-
-    kind: Literal["snapshot", "model"]
-    name: str
-    sound: bool
-    problems: tuple[str, ...]
+    from mltrain.api.verify import VerifyResult
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -42,11 +29,11 @@ def add_commands(app: typer.Typer) -> None:
 @command(need_mb=CANDLES_MB)
 def verify_snapshot(session: Session, ref: SnapshotArgument = "latest") -> Outcome:
     """Hash every file of a snapshot and check its candles."""
-    from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
+    from mltrain.api.verify import verify_snapshot
 
-    snapshot = open_snapshot(session.data_dir, ref)
-    repair = f"repair it with: mltrain snapshot --rebuild {snapshot.id}"
-    return _verified("snapshot", snapshot.id, verify_snapshot(snapshot), repair=repair)
+    result = verify_snapshot(ref, data_dir=session.data_dir)
+    repair = f"repair it with: mltrain snapshot --rebuild {result.name}"
+    return _verified(result, [] if result.sound else [*result.problems, repair])
 
 
 @command(opens_versions=True, need_mb=VERIFYING_MB)
@@ -59,29 +46,16 @@ def verify_model(
     ops: OpsOption = None,
 ) -> Outcome:
     """Hash every file of a version, then check its card and its model."""
-    from mltrain.pipeline.predict import verify_version
-    from mltrain.pipeline.retrain import retrain_version
+    from mltrain.api.verify import verify_model
 
-    register_ops(ops)
-    version = session.open_version(ref)
-    problems = verify_version(version)
-    if retrain and not problems:
-        problems = retrain_version(version, session.data_dir, progress=session.progress).problems
-    return _verified("model", version.name, problems, retrained=retrain)
+    result = verify_model(
+        ref, retrain=retrain, ops=ops, data_dir=session.data_dir, slot=session.slot, progress=session.progress
+    )
+    again = "; retrained from its card, lgbm.pkl is byte for byte the same" if retrain else ""
+    return _verified(result, result.problems, again=again)
 
 
-def _verified(
-    kind: Literal["snapshot", "model"],
-    name: str,
-    problems: tuple[str, ...],
-    *,
-    repair: str | None = None,
-    retrained: bool = False,
-) -> Outcome:
-    """Show the problems of a snapshot or version and how to `repair` it, or that every byte is as it was written."""
-    lines = [*problems, *([] if repair is None else [repair])]
-    if not problems:
-        again = "; retrained from its card, lgbm.pkl is byte for byte the same" if retrained else ""
-        lines = [f"{kind} {name}: every byte matches the manifest{again}"]
-    data = VerifyDocument(kind, name, sound=not problems, problems=problems)
-    return Outcome("verify/1", data, lambda: lines, exit_code=FAILED_CHECK if problems else 0)
+def _verified(result: VerifyResult, problems: Sequence[str], *, again: str = "") -> Outcome:
+    """Show the problems of a snapshot or version, or that every byte is as it was written."""
+    lines = list(problems) or [f"{result.kind} {result.name}: every byte matches the manifest{again}"]
+    return Outcome(result, lambda: lines, exit_code=0 if result.sound else FAILED_CHECK)

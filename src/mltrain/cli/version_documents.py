@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from mltrain.documents.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,25 +16,32 @@ if TYPE_CHECKING:
     from mltrain.store.repair import RepairStep
 
 
+PageT = TypeVar("PageT", bound="Page")
+
+
 @dataclass(frozen=True, slots=True)
-class ModelsDocument:
+class ModelsDocument(Result):
     """The document of `models`, and of `rollback` without a version.
 
     Attributes:
         models: The versions, oldest first, damaged ones last.
     """
 
+    SCHEMA: ClassVar[str] = "models/1"
+
     models: tuple[ModelRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class RepairDocument:
+class RepairDocument(Result):
     """The document of `models repair`.
 
     Attributes:
         dry_run: Whether nothing was written.
         steps: Every pointer and link that was not as it should be; empty if all were.
     """
+
+    SCHEMA: ClassVar[str] = "models-repair/1"
 
     dry_run: bool
     steps: tuple[RepairStep, ...]
@@ -56,7 +65,7 @@ class CheckedCard:
 
 
 @dataclass(frozen=True, slots=True)
-class CardValidateDocument:
+class CardValidateDocument(Result):
     """The document of `card validate`.
 
     Attributes:
@@ -64,12 +73,14 @@ class CardValidateDocument:
         cards: Every card that was checked.
     """
 
+    SCHEMA: ClassVar[str] = "card-validate/1"
+
     valid: bool
     cards: list[CheckedCard]
 
 
 @dataclass(frozen=True, slots=True)
-class CardShowDocument:
+class CardShowDocument(Result):
     """The document of `card show`.
 
     Attributes:
@@ -77,24 +88,28 @@ class CardShowDocument:
         card: Its Model Card v2, as `mltrain card schema` describes it.
     """
 
+    SCHEMA: ClassVar[str] = "card-show/1"
+
     ref: str
     card: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
-class CardSchemaDocument:
+class CardSchemaDocument(Result):
     """The document of `card schema`.
 
     Attributes:
         json_schema: The JSON Schema (draft 2020-12) of a card.
     """
 
+    SCHEMA: ClassVar[str] = "card-schema/1"
+
     json_schema: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
-class PageDocument:
-    """The document of a command that writes an HTML page.
+class Page(Result):
+    """An HTML page.
 
     Attributes:
         path: Path of the page.
@@ -110,11 +125,36 @@ class PageDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class ReportDocument(PageDocument):
+class ModelsPage(Page):
+    """The document of `models --html`."""
+
+    SCHEMA: ClassVar[str] = "models-page/1"
+
+
+@dataclass(frozen=True, slots=True)
+class CardDiffPage(Page):
+    """The document of `card diff --html`."""
+
+    SCHEMA: ClassVar[str] = "card-diff-page/1"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportDocument(Page):
     """The document of `card report`.
 
     Attributes:
         version: The version that the report is about.
     """
 
+    SCHEMA: ClassVar[str] = "card-report/1"
+
     version: str
+
+
+def write_page(kind: type[PageT], path: Path, html: bytes) -> PageT:
+    """Write a page to a file, and return its description."""
+    from mltrain.storage.hashing import sha256_bytes
+    from mltrain.storage.writing import atomic_write
+
+    atomic_write(path, html)
+    return kind(path, len(html), sha256_bytes(html), written=True)

@@ -10,10 +10,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+if TYPE_CHECKING:
+    from mltrain.documents.values import Json
 
 OPTIONAL: Final = {"optional": True}
 INLINE: Final = {"inline": True}
+
+
+class Result:
+    """The base of every result that a command prints with `--json` as one document: frozen dataclasses.
+
+    Attributes:
+        SCHEMA: Name and number of the document's schema, such as "snapshot/1"; `docs/json.md` describes them all.
+    """
+
+    __slots__ = ()
+
+    SCHEMA: ClassVar[str]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the document that the command prints with `--json`, as JSON values."""
+        return {"schema": f"mltrain/{self.SCHEMA}", **to_plain(self)}
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)

@@ -6,12 +6,13 @@ Only the look at the time range is written, to the log of looks, because later t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from mltrain.card.model_card import ModelCard
 from mltrain.config.loading import load_config
+from mltrain.documents.results import Result
 from mltrain.errors import InputError
 from mltrain.gates.gate_evidence import NotApplicable
 from mltrain.gates.holdout_looks import EVALUATION
@@ -59,7 +60,7 @@ class OwnHoldout:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evaluation:
+class Evaluation(Result):
     """The scores of a version on later candles.
 
     Attributes:
@@ -74,6 +75,8 @@ class Evaluation:
         champion: Comparison with the live version, on the scored rows that the live version was not trained on.
         own_holdout: The scored rows that lie in the version's own holdout; None if there are none.
     """
+
+    SCHEMA: ClassVar[str] = "evaluate/1"
 
     version: str
     snapshot: str

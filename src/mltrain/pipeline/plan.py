@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from mltrain.card.machine import available_memory
+from mltrain.documents.results import Result
 from mltrain.errors import MachineError
 from mltrain.pipeline.prepare import cut_samples, read_candles
 from mltrain.training.cost import measure_minutes, predict_peak_bytes
@@ -20,7 +21,7 @@ _GIB: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Result):
     """The predicted size and cost of a training.
 
     Attributes:
@@ -35,6 +36,8 @@ class Plan:
         available_bytes: Available memory, in bytes; None if the machine does not report it.
         minutes: Predicted duration of the search, in minutes, from a few measured boosting rounds.
     """
+
+    SCHEMA: ClassVar[str] = "train-plan/1"
 
     snapshot: str
     candles: int

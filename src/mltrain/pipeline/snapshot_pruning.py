@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from mltrain.documents.results import Result
 from mltrain.errors import InputError
 from mltrain.names import SNAPSHOT
 from mltrain.pipeline.study_pruning import STUDIES
@@ -41,13 +42,15 @@ class KeptSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class PrunedSnapshots:
+class PrunedSnapshots(Result):
     """Which old snapshots were removed, and which were not.
 
     Attributes:
         removed: Ids of the removed snapshots, oldest first.
         kept: Old snapshots that are still needed, oldest first.
     """
+
+    SCHEMA: ClassVar[str] = "snapshots-prune/1"
 
     removed: tuple[str, ...]
     kept: tuple[KeptSnapshot, ...]

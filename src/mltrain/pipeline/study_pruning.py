@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from mltrain.documents.results import Result
 from mltrain.errors import LockedError
 from mltrain.names import STUDY
 from mltrain.storage.disk_errors import disk_errors
@@ -48,7 +49,7 @@ class KeptStudy:
 
 
 @dataclass(frozen=True, slots=True)
-class PrunedStudies:
+class PrunedStudies(Result):
     """The result of `prune_studies`.
 
     Attributes:
@@ -56,6 +57,8 @@ class PrunedStudies:
         kept: Old ones that are still needed.
         bytes: Size of the removed journals.
     """
+
+    SCHEMA: ClassVar[str] = "studies-prune/1"
 
     removed: tuple[str, ...]
     kept: tuple[KeptStudy, ...]

@@ -7,11 +7,12 @@ not matter; values that differ between any two runs (seconds, single calls, sing
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 from mltrain.card.model_card import Section
+from mltrain.documents.results import Result
 from mltrain.report.model_plots import plot_gain
 from mltrain.report.page import render
 from mltrain.report.scales import linear_scale, widen
@@ -93,7 +94,7 @@ class MetricPair:
 
 
 @dataclass(frozen=True, slots=True)
-class CardDiff:
+class CardDiff(Result):
     """The differences between two cards.
 
     Attributes:
@@ -107,6 +108,8 @@ class CardDiff:
         gates: Name of each gate, and its outcome for the first and the second; an en dash: the card lacks it.
         differences: All values that differ, section by section.
     """
+
+    SCHEMA: ClassVar[str] = "card-diff/1"
 
     a: str
     b: str

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import polars as pl
 
@@ -22,6 +22,7 @@ from mltrain.candles.candle_file import encode_candles, read_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import times_ms
 from mltrain.candles.funding import LONGEST_INTERVAL_MS, encode_funding, read_funding
+from mltrain.documents.results import Result
 from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.names import join_first
 from mltrain.snapshots.snapshot import FOLDER, LATEST, open_named, verify_snapshot
@@ -114,7 +115,7 @@ class PlannedSymbol:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotPlan:
+class SnapshotPlan(Result):
     """The result of `plan_snapshot`: the snapshot that would be taken.
 
     Attributes:
@@ -123,6 +124,8 @@ class SnapshotPlan:
         input_files: What was understood of the user's own files; None for any other source.
         notes: Notes of the source, such as duplicates dropped.
     """
+
+    SCHEMA: ClassVar[str] = "snapshot-plan/1"
 
     window: TimeRange
     symbols: tuple[PlannedSymbol, ...]

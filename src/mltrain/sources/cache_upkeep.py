@@ -7,8 +7,9 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from mltrain.documents.results import Result
 from mltrain.names import SYMBOL
 from mltrain.sources.day_cache import FOLDER, SOURCE_FOLDER, lock_cache, read_day_file, remove_files
 from mltrain.storage.disk_errors import disk_errors
@@ -45,13 +46,15 @@ class CacheRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Result):
     """What was removed from the cache.
 
     Attributes:
         days: Number of days, whole or in part.
         bytes: Size of their files.
     """
+
+    SCHEMA: ClassVar[str] = "cache-prune/1"
 
     days: int
     bytes: int

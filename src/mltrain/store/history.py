@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from mltrain.documents.records import DERIVED, OMIT_DEFAULT, REST, Key, read_record, record, to_json
+from mltrain.documents.results import Result
 from mltrain.documents.strict_json import json_line, parse_json
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
@@ -113,7 +114,7 @@ class PromotionLog:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class History(Result):
     """The promotions in one slot, checked against its pointer.
 
     Attributes:
@@ -124,6 +125,8 @@ class History:
         problems: Damage of the log or of the pointer, one sentence each; empty if there is none.
         notes: Remarks that are no damage.
     """
+
+    SCHEMA: ClassVar[str] = "history/1"
 
     slot: str
     best: str | None

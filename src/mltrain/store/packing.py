@@ -17,10 +17,11 @@ import io
 import os
 import tarfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE
+from mltrain.documents.results import Result
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError
 from mltrain.names import SNAPSHOT, VERSION, show
@@ -47,7 +48,7 @@ _PLAIN: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
 @dataclass(frozen=True, slots=True)
-class PackedVersion:
+class PackedVersion(Result):
     """A version that was packed.
 
     Attributes:
@@ -59,6 +60,8 @@ class PackedVersion:
         snapshot: The snapshot whose manifest is in the archive; None if it is no longer in the data folder.
     """
 
+    SCHEMA: ClassVar[str] = "models-pack/1"
+
     version: str
     slot: str
     path: Path
@@ -68,7 +71,7 @@ class PackedVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class UnpackedVersion:
+class UnpackedVersion(Result):
     """A version that was unpacked; it is not promoted.
 
     Attributes:
@@ -78,6 +81,8 @@ class UnpackedVersion:
         created: False if the same version was there already.
         snapshot: The snapshot whose manifest was written; None if the archive has none, or the snapshot was there.
     """
+
+    SCHEMA: ClassVar[str] = "models-unpack/1"
 
     version: str
     slot: str

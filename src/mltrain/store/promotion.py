@@ -7,8 +7,9 @@ pointer, by one rename. A run that is interrupted in between is completed by the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from mltrain.documents.results import Result
 from mltrain.errors import InputError, NoGoError, UsageError
 from mltrain.names import check_version, nearest
 from mltrain.storage.descriptors import real_path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Move(Result):
     """The result of a promotion or a rollback.
 
     Attributes:
@@ -34,6 +35,8 @@ class Move:
             named last, which may be `to_version` itself.
         to_version: The live version now.
     """
+
+    SCHEMA: ClassVar[str] = "move/1"
 
     slot: str
     moved: bool

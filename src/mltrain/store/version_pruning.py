@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from mltrain.documents.results import Result
 from mltrain.storage.folders import remove_folder
 from mltrain.storage.locks import hold_folder
 
@@ -26,13 +27,15 @@ class KeptVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class PrunedVersions:
+class PrunedVersions(Result):
     """The result of pruning.
 
     Attributes:
         removed: Versions that were removed, oldest first.
         kept: Old versions that are still needed.
     """
+
+    SCHEMA: ClassVar[str] = "models-prune/1"
 
     removed: tuple[str, ...]
     kept: tuple[KeptVersion, ...]
