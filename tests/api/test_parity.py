@@ -1,0 +1,97 @@
+"""The public functions give what the commands print: one test over all commands."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mltrain as mt
+from support.commands import ARGUMENTS, COMMANDS
+from support.program import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mltrain.documents.results import Result
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, and the call of a function that does the same in the data folder `data`.
+
+    Attributes:
+        command: The command's words.
+        function: Returns the result; called in a working directory with the data folder `data`.
+        arguments: The command's options; None: those of ARGUMENTS.
+        after: Commands that are run in the data folder before.
+    """
+
+    command: str
+    function: Callable[[], Result]
+    arguments: tuple[str, ...] | None = None
+    after: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def words(self):
+        """The words of the whole command line."""
+        path = tuple(self.command.split())
+        return (*path, *(ARGUMENTS.get(path, ()) if self.arguments is None else self.arguments))
+
+
+# One block per module of mltrain.api.
+CASES = [
+    # studies
+    Case("studies", mt.list_studies),
+    Case("studies prune", partial(mt.studies_prune, older_than=90)),
+    # verify
+    Case("verify model", mt.verify_model),
+    Case("verify snapshot", mt.verify_snapshot),
+]
+# Commands without a function: to be emptied.
+STILL_TO_COME = {
+    *("backtest diff", "backtest list", "backtest prune", "backtest run", "backtest show", "bench", "cache info"),
+    *("cache prune", "card diff", "card report", "card schema", "card show", "card validate", "config init"),
+    *("config show", "demo", "evaluate", "features audit", "features check", "features info", "features show"),
+    *("models", "models history", "models pack", "models prune", "models repair", "models unpack", "predict"),
+    *("promote", "rollback", "sim", "snapshot", "snapshots", "snapshots diff", "snapshots prune", "train"),
+}
+# What differs between two runs of the same command: durations and the machine's clock.
+VOLATILE = frozenset({"seconds"})
+
+
+def without_volatile(value):
+    """Return a document with None for the values of the volatile keys, at any depth."""
+    if isinstance(value, dict):
+        return {key: None if key in VOLATILE else without_volatile(item) for key, item in value.items()}
+    return [without_volatile(item) for item in value] if isinstance(value, list) else value
+
+
+def test_every_command_has_a_function():
+    """A new command needs a row."""
+    covered = {case.command for case in CASES}
+
+    assert covered | STILL_TO_COME == set(map(" ".join, COMMANDS))
+    assert not covered & STILL_TO_COME
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case.words)))
+def test_a_function_gives_the_document_of_its_command(case, trained_dir, tmp_path, monkeypatch):
+    """`to_json()` is what the command prints with `--json`, and the warnings are the same."""
+    for name in ("command", "function"):
+        shutil.copytree(trained_dir, tmp_path / name / "data", symlinks=True)
+        for words in case.after:
+            assert call(*words, cwd=tmp_path / name).code == 0
+    done = call(*case.words, "--json", cwd=tmp_path / "command")
+    monkeypatch.chdir(tmp_path / "function")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        document = case.function().to_json()
+
+    assert without_volatile(document) == without_volatile(done.document)
+    shown = [f"warning: {warning.message}" for warning in caught if warning.category is mt.MltrainWarning]
+    assert shown == [line for line in done.err.splitlines() if not line.startswith("hint: ")]
