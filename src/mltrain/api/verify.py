@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from mltrain.api.references import read_snapshot, read_version
 from mltrain.api.workspace import DATA_DIR, open_store, read_progress
 from mltrain.documents.results import Result
 
 if TYPE_CHECKING:
+    from mltrain.api.references import SnapshotRef, VersionRef
     from mltrain.api.workspace import PathText
     from mltrain.progress import Progress
 
@@ -33,25 +35,25 @@ class VerifyResult(Result):
     problems: tuple[str, ...]
 
 
-def verify_snapshot(snapshot: str = "latest", *, data_dir: PathText = DATA_DIR) -> VerifyResult:
+def verify_snapshot(snapshot: SnapshotRef = "latest", *, data_dir: PathText = DATA_DIR) -> VerifyResult:
     """Hash every file of a snapshot and check its candles.
 
     Args:
-        snapshot: "latest", an id, or a path.
+        snapshot: "latest", an id, a path, or the snapshot itself.
         data_dir: The data folder.
 
     Raises:
         InputError: There is no such snapshot.
     """
-    from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
+    from mltrain.snapshots.snapshot import verify_snapshot
 
-    opened = open_snapshot(Path(data_dir), snapshot)
+    opened = read_snapshot(snapshot, data_dir)
     problems = verify_snapshot(opened)
     return VerifyResult("snapshot", opened.id, sound=not problems, problems=problems)
 
 
 def verify_model(
-    version: str | None = None,
+    version: VersionRef | None = None,
     *,
     retrain: bool = False,
     ops: str | None = None,
@@ -62,8 +64,8 @@ def verify_model(
     """Hash every file of a version, then check its card and its model.
 
     Args:
-        version: Its name, "latest", "best", "best:SLOT" or a path; None: the live version or, with a warning, the
-            latest if nothing was promoted yet.
+        version: Its name, "latest", "best", "best:SLOT", a path, or the model itself; None: the live version or, with
+            a warning, the latest if nothing was promoted yet.
         retrain: Also fit it again from its snapshot and card, and compare the bytes.
         ops: The module of the user ops that the version was trained with. **Importing it runs its code.**
         data_dir: The data folder.
@@ -80,9 +82,7 @@ def verify_model(
     shown = read_progress(progress)
     if ops is not None:
         import_user_ops(ops)
-    opened, warning = open_store(data_dir, slot).open_default(version)
-    if warning:
-        shown.warn(warning)
+    opened = read_version(version, open_store(data_dir, slot), shown)
     problems = verify_version(opened)
     if retrain and not problems:
         problems = retrain_version(opened, Path(data_dir), progress=shown).problems

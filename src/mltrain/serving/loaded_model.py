@@ -27,6 +27,7 @@ from mltrain.training.lightgbm_import import import_lightgbm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -107,6 +108,7 @@ class LoadedModel:
         names: Names of the features, in column order.
         lookback_bars: Consecutive candles that a prediction needs, the newest included.
         newest: Computes the features of the newest candles.
+        folder: The version's folder; None: the model was not published.
     """
 
     version: str
@@ -118,6 +120,7 @@ class LoadedModel:
     names: tuple[str, ...]
     lookback_bars: int
     newest: NewestFeatures
+    folder: Path | None
 
     @property
     def path(self) -> str:
@@ -152,13 +155,15 @@ def load_version(version: StoredVersion) -> LoadedModel:
     if not isinstance(card, dict):
         raise InputError(f"{where} is not a mapping", hint="run `mltrain card validate`")
     bundle = Bundle.from_bytes(bundle_bytes, where=str(version.folder / MODEL_FILE))
-    return load_bundle(bundle, version=version.name, card=card)
+    return load_bundle(bundle, version=version.name, card=card, folder=version.folder)
 
 
-def load_bundle(bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | None = None) -> LoadedModel:
+def load_bundle(
+    bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | None = None, folder: Path | None = None
+) -> LoadedModel:
     """Create the booster of a bundle, and prepare everything else that scoring needs.
 
-    A model that was not published has neither a version nor a card.
+    A model that was not published has no version, no card and no folder.
 
     Raises:
         InputError: LightGBM rejects the model text.
@@ -189,6 +194,7 @@ def load_bundle(bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | 
         names=names,
         lookback_bars=bundle.feature_set.lookback_bars,
         newest=NewestFeatures(bundle.feature_set),
+        folder=folder,
     )
 
 

@@ -110,6 +110,11 @@ class Model:
         return self._current().version
 
     @property
+    def folder(self) -> Path | None:
+        """The version's folder; None: the model was not published."""
+        return self._current().folder
+
+    @property
     def card(self) -> dict[str, Any]:
         """The version's Model Card v2; empty: the model was not published."""
         return dict(self._current().card)

@@ -1,0 +1,97 @@
+"""How a caller names a snapshot or a version: by a reference, by a path, or by the object itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from mltrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from mltrain.progress import Progress
+    from mltrain.snapshots.snapshot import Snapshot
+    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
+
+
+class HasSnapshot(Protocol):
+    """A result that holds a snapshot, as that of `mltrain.snapshot`."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot."""
+
+
+class HasFolder(Protocol):
+    """What lies in a folder of the store: a loaded model, or the result of a training."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The version's folder; None: it was not published."""
+
+
+if TYPE_CHECKING:
+    SnapshotRef: TypeAlias = str | os.PathLike[str] | Snapshot | HasSnapshot
+    VersionRef: TypeAlias = str | os.PathLike[str] | HasFolder
+
+
+def read_snapshot(snapshot: SnapshotRef, data_dir: str | os.PathLike[str]) -> Snapshot:
+    """Return the snapshot that a caller named or passed.
+
+    Args:
+        snapshot: "latest", an id, the path of its folder, a snapshot, or the result of `mltrain.snapshot`.
+        data_dir: The data folder, for a name.
+
+    Raises:
+        UsageError: `snapshot` is none of these.
+        InputError: There is no such snapshot, or its manifest is missing or damaged.
+    """
+    from mltrain.snapshots.snapshot import Snapshot, open_snapshot
+
+    if isinstance(snapshot, Snapshot):
+        return snapshot
+    if isinstance(snapshot, str | os.PathLike):
+        return open_snapshot(Path(data_dir), _as_reference(snapshot))
+    held = getattr(snapshot, "snapshot", None)
+    if isinstance(held, Snapshot):
+        return held
+    from mltrain.names import describe
+
+    raise UsageError(f"snapshot is {describe(snapshot)}: expected a snapshot, its id, or a path")
+
+
+def read_version(version: VersionRef | None, store: Store, progress: Progress) -> StoredVersion:
+    """Return the version that a caller named or passed.
+
+    Args:
+        version: "best" (the live one), "best:SLOT", "latest", a name, a path, a loaded model, or the result of a
+            training; None: the live version or, with a warning, the latest if nothing was promoted yet.
+        store: The store, for a name.
+        progress: Receives the warning.
+
+    Raises:
+        UsageError: `version` is none of these, or a model that was not published.
+        InputError: There is no such version, or it is damaged.
+    """
+    if version is None or isinstance(version, str | os.PathLike):
+        opened, warning = store.open_default(None if version is None else _as_reference(version))
+        if warning:
+            progress.warn(warning)
+        return opened
+    folder = getattr(version, "folder", None)
+    if isinstance(folder, Path):
+        from mltrain.store.store import open_path
+
+        return open_path(folder)
+    from mltrain.names import describe
+
+    raise UsageError(f"version is {describe(version)}: expected a version's name, its path, or a published model")
+
+
+def _as_reference(given: str | os.PathLike[str]) -> str:
+    """Return a text as it is, and a path with a / in it, so that it is not read as a name."""
+    if isinstance(given, str):
+        return given
+    path = os.fspath(given)
+    return path if "/" in path else f"./{path}"
