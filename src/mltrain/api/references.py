@@ -74,16 +74,23 @@ def read_version(version: VersionRef | None, store: Store, progress: Progress) -
         UsageError: `version` is none of these, or a model that was not published.
         InputError: There is no such version, or it is damaged.
     """
-    if version is None or isinstance(version, str | os.PathLike):
-        opened, warning = store.open_default(None if version is None else _as_reference(version))
-        if warning:
-            progress.warn(warning)
-        return opened
+    opened, warning = store.open_default(None if version is None else version_text(version))
+    if warning:
+        progress.warn(warning)
+    return opened
+
+
+def version_text(version: VersionRef) -> str:
+    """Return a version that a caller named or passed, as the text that `Store.open_version` takes.
+
+    Raises:
+        UsageError: `version` is no reference, or a model that was not published.
+    """
+    if isinstance(version, str | os.PathLike):
+        return _as_reference(version)
     folder = getattr(version, "folder", None)
     if isinstance(folder, Path):
-        from mltrain.store.store import open_path
-
-        return open_path(folder)
+        return _as_reference(folder)
     from mltrain.names import describe
 
     raise UsageError(f"version is {describe(version)}: expected a version's name, its path, or a published model")

@@ -53,3 +53,16 @@ def open_store(data_dir: PathText, slot: str | None, *, signer: Signer | None = 
     from mltrain.store.store import Store
 
     return Store(Path(data_dir), slot=slot or DEFAULT_SLOT, signer=signer)
+
+
+def current_user() -> str:
+    """Return the user as user@host, for the log of promotions."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # The user of a container may have no name.
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

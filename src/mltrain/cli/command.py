@@ -221,16 +221,3 @@ def refuse_misplaced_options(ctx: typer.Context) -> None:
     """Raise a UsageError if options stand between a group and its command, where they would have no effect."""
     if any(str(ctx.get_parameter_source(p)).endswith("COMMANDLINE") for p in ctx.params):
         raise UsageError(f"options go after the command: mltrain {ctx.info_name} {ctx.invoked_subcommand} --option")
-
-
-def current_user() -> str:
-    """Return the user as user@host, for the log of promotions."""
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        # The user of a container may have no name.
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mltrain.api.workspace import current_user
 from mltrain.cli import html_pages
 from mltrain.cli.arguments import (
     DryRunOption,
@@ -16,7 +17,7 @@ from mltrain.cli.arguments import (
     VersionArgument,
     register_ops,
 )
-from mltrain.cli.command import Session, command, current_user, refuse_misplaced_options
+from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.completion import complete_version_name
 from mltrain.cli.help import add_command, new_group, output_option
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number_text, view_pruned

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.api.workspace import current_user
 from mltrain.cli.address_space import LEARNING_MB
 from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, register_ops
-from mltrain.cli.command import Session, command, current_user
+from mltrain.cli.command import Session, command
 from mltrain.cli.completion import complete_version
 from mltrain.cli.config import (
     CalibrationOption,
