@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mltrain._version import __version__ as __version__
+    from mltrain.api.plots import plot_calibration as plot_calibration
+    from mltrain.api.plots import plot_feature_importance as plot_feature_importance
+    from mltrain.api.plots import plot_trials as plot_trials
     from mltrain.api.studies import list_studies as list_studies
     from mltrain.api.studies import studies_prune as studies_prune
     from mltrain.api.verify import verify_model as verify_model
@@ -23,11 +26,13 @@ if TYPE_CHECKING:
     from mltrain.errors import RefusedError as RefusedError
     from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
     from mltrain.report.calibration_curve import plot_calibration_curve as plot_calibration_curve
+    from mltrain.report.chart import Chart as Chart
     from mltrain.serving.model import Model as Model
     from mltrain.serving.model import load as load
 
 #: The module of each public name.
 HOME: Final = {
+    "Chart": "mltrain.report.chart",
     "FeatureSchemaValidator": "mltrain.features.registry",
     "MltrainWarning": "mltrain.api.workspace",
     "Model": "mltrain.serving.model",
@@ -35,13 +40,17 @@ HOME: Final = {
     "__version__": "mltrain._version",
     "list_studies": "mltrain.api.studies",
     "load": "mltrain.serving.model",
+    "plot_calibration": "mltrain.api.plots",
     "plot_calibration_curve": "mltrain.report.calibration_curve",
+    "plot_feature_importance": "mltrain.api.plots",
+    "plot_trials": "mltrain.api.plots",
     "studies_prune": "mltrain.api.studies",
     "verify_model": "mltrain.api.verify",
     "verify_snapshot": "mltrain.api.verify",
 }
 
 __all__ = [
+    "Chart",
     "FeatureSchemaValidator",
     "MltrainWarning",
     "Model",
@@ -49,7 +58,10 @@ __all__ = [
     "__version__",
     "list_studies",
     "load",
+    "plot_calibration",
     "plot_calibration_curve",
+    "plot_feature_importance",
+    "plot_trials",
     "studies_prune",
     "verify_model",
     "verify_snapshot",
