@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mltrain.report.svg import Shown
 
 # Title, legend and caption of a figure, in CSS pixels, in addition to its picture.
-_TEXT_PX: Final = 190
+_TEXT_PX: Final = 200
+# Above and below all figures.
+_MARGINS_PX: Final = 24
 _HEIGHT: Final = re.compile(r' height="([0-9]+)"')
 
 
@@ -52,10 +54,22 @@ class Chart:
 
     def _repr_html_(self) -> str:
         """Return the page inside a frame, so that its styles and the notebook's do not mix."""
-        height_px = sum(
-            _TEXT_PX + int(found[1])
-            for figure in self.figures
-            if isinstance(figure, Figure) and (found := _HEIGHT.search(figure.svg))
-        )
         page = escape(self.to_html(), quote=True)
-        return f'<iframe srcdoc="{page}" title="{escape(self.title)}" width="100%" height="{height_px or 80}"></iframe>'
+        return (
+            f'<iframe srcdoc="{page}" title="{escape(self.title)}" style="border: 0" width="100%" '
+            f'height="{self._height_px()}"></iframe>'
+        )
+
+    def _height_px(self) -> int:
+        """Return the height of the page in CSS pixels; in a narrow notebook it is higher, and the frame scrolls."""
+        half: list[int] = []
+        total_px = _MARGINS_PX
+        for figure in self.figures:
+            found = _HEIGHT.search(figure.svg) if isinstance(figure, Figure) else None
+            height_px = _TEXT_PX + (int(found[1]) if found else 0)
+            if isinstance(figure, Figure) and figure.wide:
+                total_px += height_px
+            else:
+                half.append(height_px)
+        # Figures that are not wide stand in pairs.
+        return total_px + sum(max(half[ix : ix + 2]) for ix in range(0, len(half), 2))
