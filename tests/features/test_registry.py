@@ -46,6 +46,17 @@ BARS, TIES = st.integers(1, 1440), st.sampled_from(["drop", "down"])
 LABELS = st.builds(LabelSpec, st.just("direction"), BARS, TIES) | st.builds(
     LabelSpec, st.just("threshold"), BARS, TIES, st.floats(0.01, 1000)
 )
+BPS, MULTIPLES = st.floats(0.01, 5000), st.floats(0.1, 100)
+BARRIER = {"kind": st.just("barrier"), "horizon_bars": BARS}
+LABELS |= st.builds(LabelSpec, **BARRIER, ties=st.just("drop"), upper_bps=BPS, lower_bps=BPS) | st.builds(
+    LabelSpec,
+    **BARRIER,
+    ties=TIES,
+    upper=MULTIPLES,
+    lower=MULTIPLES,
+    volatility_bars=st.integers(2, 1440),
+    timeout=st.just("sign"),
+)
 
 
 @given(

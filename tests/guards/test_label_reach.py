@@ -103,3 +103,61 @@ def test_a_horizon_beyond_the_data_passes(plant, candles):
     features = plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=60)
 
     assert label_failures(features, {s: f[:50] for s, f in candles.items()}, honest_labels) == ()
+
+
+BARRIER = LabelSpec("barrier", 8, "drop", upper=1.5, lower=1.5, volatility_bars=20)
+SIGN = replace(BARRIER, timeout="sign")
+
+
+def touch_one_bar_early(frame, label):
+    """Return labels whose end is the bar before the touch, where there is one."""
+    end = pl.col("ts").dt.timestamp("ms") + STEP_MS
+    table = honest_labels(frame, label)
+    return table.with_columns(label_end=pl.max_horizontal(pl.col("label_end") - STEP_MS, end))
+
+
+def touch_in_the_next_bar(frame, label):
+    return honest_labels(frame, label).with_columns(label_end=pl.col("ts").dt.timestamp("ms") + STEP_MS)
+
+
+def no_length(frame, label):
+    return honest_labels(frame, label).with_columns(label_end=pl.col("ts").dt.timestamp("ms"))
+
+
+def end_at_the_horizon(frame, label):
+    end = pl.col("ts").dt.timestamp("ms") + label.horizon_bars * STEP_MS
+    return honest_labels(frame, label).with_columns(label_end=end)
+
+
+def range_of_the_sample(frame, label):
+    """Return labels whose barriers are as far apart as the highest and the lowest close of all candles."""
+    wide_bps = min(5_000.0, 10_000 * float(frame["close"].max() / frame["close"].min() - 1) / 4 + 0.01)
+    fixed = LabelSpec("barrier", label.horizon_bars, "drop", upper_bps=wide_bps, lower_bps=wide_bps)
+    return honest_labels(frame, fixed)
+
+
+WRONG_BARRIERS = {
+    touch_one_bar_early: "it is not known at its end",
+    touch_in_the_next_bar: "it is not known at its end",
+    no_length: "its end is not 1 to 8 bars later",
+    end_at_the_horizon: "it does not wait for its end",
+    range_of_the_sample: "it does not wait for its end",
+}
+
+
+@pytest.mark.parametrize("labels", WRONG_BARRIERS, ids=lambda f: f.__name__)
+def test_a_wrong_barrier_label_is_caught(labels, plant, candles):
+    """An end that is not the touch, or a distance that later candles change, fails with the reason."""
+    features = replace(plant(CLOSE / CLOSE.shift(1), 2), label=BARRIER)
+
+    assert any(WRONG_BARRIERS[labels] in failure.why for failure in label_failures(features, candles, labels))
+
+
+@pytest.mark.parametrize(
+    "label", [BARRIER, SIGN, replace(SIGN, ties="down"), LabelSpec("barrier", 60, "drop", upper_bps=20, lower_bps=40)]
+)
+def test_barrier_labels_pass(label, plant, candles):
+    """Barrier labels of each form and rule pass."""
+    features = replace(plant(CLOSE / CLOSE.shift(1), 2), label=label)
+
+    assert label_failures(features, candles, honest_labels) == ()

@@ -32,14 +32,14 @@ def candles(opens, closes, minutes=None):
     return pl.DataFrame({"ts": ts, "open": [float(v) for v in opens], "close": [float(v) for v in closes]})
 
 
-def rows_at(minutes, symbol_ix=None, symbols=("AAA",)):
+def rows_at(minutes, symbol_ix=None, symbols=("AAA",), *, horizon=1):
     ts_ms = np.array([START_MS + m * MINUTE_MS for m in minutes], np.int64)
     n = ts_ms.size
     return Samples(
         x=np.zeros((n, 1), np.float32),
         y=np.zeros(n, np.uint8),
         ts_ms=ts_ms,
-        label_end_ms=ts_ms + MINUTE_MS,
+        label_end_ms=ts_ms + np.asarray(horizon) * MINUTE_MS,
         symbol_ix=np.zeros(n, np.int16) if symbol_ix is None else np.asarray(symbol_ix, np.int16),
         last_move=np.zeros(n, np.int8),
         symbols=symbols,
@@ -52,7 +52,7 @@ def test_forward_returns_by_hand():
     table = {"AAA": candles([100, 101, 104], [100, 102, 103]), "BBB": candles([10, 10, 20], [10, 20, 10])}
     rows = rows_at([0, 0, 1], [0, 1, 0], ("AAA", "BBB"))
 
-    found = forward_returns(table, rows, horizon_bars=1, step_ms=MINUTE_MS)
+    found = forward_returns(table, rows, step_ms=MINUTE_MS)
 
     assert found.from_close.tolist() == pytest.approx([200, 10_000, (103 / 102 - 1) * 1e4])
     assert found.from_open.tolist() == pytest.approx([(102 / 101 - 1) * 1e4, 10_000, (103 / 104 - 1) * 1e4])
@@ -62,7 +62,7 @@ def test_without_a_next_candle_there_is_no_open():
     """A row before a gap has a return from the close and none from the open."""
     table = {"AAA": candles([1, 1], [1, 2], minutes=[0, 2])}
 
-    found = forward_returns(table, rows_at([0]), horizon_bars=2, step_ms=MINUTE_MS)
+    found = forward_returns(table, rows_at([0], horizon=2), step_ms=MINUTE_MS)
 
     assert found.from_close.tolist() == [10_000]
     assert np.isnan(found.from_open).all()
@@ -121,8 +121,8 @@ def test_economics_equal_a_plain_loop(horizon):
     n, days = 600, 12
     minutes = np.sort(rng.choice(np.arange(days * 1440), n, replace=False))
     table = {"AAA": candles(rng.uniform(90, 110, days * 1440 + 5), rng.uniform(90, 110, days * 1440 + 5))}
-    rows, p = rows_at(minutes.tolist()), rng.uniform(0, 1, n)
-    moves = forward_returns(table, rows, horizon_bars=horizon, step_ms=MINUTE_MS)
+    rows, p = rows_at(minutes.tolist(), horizon=horizon), rng.uniform(0, 1, n)
+    moves = forward_returns(table, rows, step_ms=MINUTE_MS)
     draws = plan_bootstrap(rows.ts_ms, draws=200, level=0.9, seed=1)
 
     found = score_economics(
@@ -145,11 +145,55 @@ def test_economics_equal_a_plain_loop(horizon):
         assert value == pytest.approx(sum(own) / len(own) / horizon)
 
 
+def test_positions_close_when_their_labels_end():
+    """Moves and trades are those of a loop over minutes: open at a row, close at the end of its label, net the two."""
+    rng = np.random.default_rng(5)
+    n, days, horizon = 400, 3, 6
+    minutes = np.sort(rng.choice(days * 1440, n, replace=False)).tolist()
+    ends = rng.integers(1, horizon + 1, n)
+    table = {"AAA": candles(rng.uniform(90, 110, days * 1440 + 9), rng.uniform(90, 110, days * 1440 + 9))}
+    rows, p = rows_at(minutes, horizon=ends), rng.uniform(0, 1, n)
+    moves = forward_returns(table, rows, step_ms=MINUTE_MS)
+    draws = plan_bootstrap(rows.ts_ms, draws=200, level=0.9, seed=1)
+
+    found = score_economics(
+        p > 0.5, rows, moves, draws, NO_MOVES, taker_bps=10.0, horizon_bars=horizon, step_ms=MINUTE_MS
+    )
+
+    close, traded = table["AAA"]["close"].to_list(), 0
+    for minute in range(minutes[-1] + 1):
+        opened = sum(1 if p[i] > 0.5 else -1 for i in range(n) if minutes[i] == minute)
+        closed = sum(1 if p[i] > 0.5 else -1 for i in range(n) if minutes[i] + ends[i] == minute)
+        traded += abs(opened - closed)
+    assert found.turnover == pytest.approx(traded / n / horizon)
+    assert moves.from_close.tolist() == pytest.approx(
+        [(close[m + k] / close[m] - 1) * 1e4 for m, k in zip(minutes, ends.tolist(), strict=True)]
+    )
+
+
+def test_positions_of_whole_horizons_trade_alike_under_both_rules():
+    """Where every row has a next one, closing at the end of the label trades what replacing a horizon later does."""
+    p, horizon = np.random.default_rng(2).uniform(0, 1, 300), 4
+    # The last label alone ends earlier, after the last row: it only selects the other rule.
+    ends = np.full(300, horizon)
+    ends[-1] = 1
+    turnovers = []
+    for end in (horizon, ends):
+        rows = rows_at(range(300), horizon=end)
+        draws = plan_bootstrap(rows.ts_ms, draws=20, level=0.9, seed=1)
+        moves = ForwardReturns(np.ones(300), np.ones(300))
+        found = score_economics(
+            p > 0.5, rows, moves, draws, NO_MOVES, taker_bps=10.0, horizon_bars=horizon, step_ms=MINUTE_MS
+        )
+        turnovers.append(found.turnover)
+    assert turnovers[0] == pytest.approx(turnovers[1])
+
+
 def test_a_constant_prediction_trades_once():
     """Predictions of one side trade once; without weekend rows there is no weekend figure."""
     table = {"AAA": candles(range(100, 130), range(101, 131))}
     rows = rows_at(range(20))
-    moves = forward_returns(table, rows, horizon_bars=1, step_ms=MINUTE_MS)
+    moves = forward_returns(table, rows, step_ms=MINUTE_MS)
     draws = plan_bootstrap(rows.ts_ms, draws=200, level=0.9, seed=1)
 
     up = np.full(20, fill_value=True)
@@ -162,7 +206,7 @@ def test_a_constant_prediction_trades_once():
 
 def scored(p, moves, *, minutes, threshold=0.5, tercile=None, horizon_bars=1, symbol_ix=None, symbols=("AAA",)):
     """Return the moves of rows of one symbol with these probabilities and moves from the next open, in bps."""
-    rows = rows_at(minutes, symbol_ix, symbols)
+    rows = rows_at(minutes, symbol_ix, symbols, horizon=horizon_bars)
     values = np.asarray(moves, np.float64)
     return score_moves(
         np.asarray(p, np.float64),

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import math
+import random
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mltrain.errors import InputError
 from mltrain.features.spec import LabelSpec
 from mltrain.times import MINUTE_MS
 from mltrain.training.label import make_labels
@@ -118,3 +122,129 @@ def test_a_label_depends_on_its_horizon_alone():
 def test_no_candles_give_no_labels():
     """An empty frame has no labels."""
     assert labels([], []).height == 0
+
+
+BPS = 10_000
+
+
+def barrier(horizon=3, **changes):
+    return LabelSpec("barrier", horizon, **{"ties": "drop", "upper_bps": 100, "lower_bps": 200, **changes})
+
+
+def bars(minutes, closes, highs, lows):
+    return frame(minutes, closes).with_columns(
+        high=pl.Series(highs, dtype=pl.Float64), low=pl.Series(lows, dtype=pl.Float64)
+    )
+
+
+def find_barrier_label(bar, minute, label):  # noqa: PLR0911 -- the definition, case by case
+    """Return y, whether it is a tie, and the minute of the label's end, by the definition: bar by bar, in plain Python.
+
+    `bar` has (close, high, low) by minute.
+    """
+    close, end, unknown = bar[minute][0], minute + label.horizon_bars, (None, None, minute + label.horizon_bars)
+    above, below = (label.upper_bps or 0) / BPS, (label.lower_bps or 0) / BPS
+    if label.volatility_bars is not None:
+        history = range(minute - label.volatility_bars, minute + 1)
+        if any(m not in bar for m in history):
+            return unknown
+        moves = [math.log(bar[m][0] / bar[m - 1][0]) for m in history[1:]]
+        volatility = math.sqrt(sum(move * move for move in moves) / len(moves))
+        above, below = label.upper * volatility, label.lower * volatility
+        if volatility == 0 or below >= 1:
+            return unknown
+    for later in range(minute + 1, end + 1):
+        if later not in bar:
+            return unknown
+        _, high, low = bar[later]
+        touches_upper, touches_lower = high >= close * (1 + above), low <= close * (1 - below)
+        if touches_upper and touches_lower:
+            return None, True, later
+        if touches_upper or touches_lower:
+            return int(touches_upper), False, later
+    move = bar[end][0] - close
+    if label.timeout == "drop" or (move == 0 and label.ties == "drop"):
+        return None, True, end
+    return int(move > 0), move == 0, end
+
+
+def random_bars(rng):
+    """Return up to 40 candles by minute, with gaps, equal closes, and now and then a bar of a wide range."""
+    bar, close, minute = {}, 100.0, 0
+    for _ in range(rng.randint(1, 40)):
+        minute += rng.choice([1, 1, 1, 1, 1, 1, 1, 2, 5])
+        # Few distinct prices, so that some are equal, and some lie exactly on a barrier.
+        close = rng.choice([98.0, 99.0, 99.5, 100.0, 100.0, 100.5, 101.0, 102.0])
+        spread = rng.choice([0.0, 0.25, 0.5, 1.0, 1.0, 3.0])
+        bar[minute] = close, close + spread * rng.choice([0, 1]), close - spread * rng.choice([0, 1])
+    return bar
+
+
+def random_barrier(rng):
+    timeout = rng.choice(["drop", "sign"])
+    ties = rng.choice(["drop", "down"]) if timeout == "sign" else "drop"
+    distances = rng.choice(
+        [
+            {"upper_bps": rng.choice([50, 100, 300]), "lower_bps": rng.choice([50, 100, 300])},
+            {
+                "upper": rng.choice([0.5, 1.0, 2.5]),
+                "lower": rng.choice([0.7, 1.5]),
+                "volatility_bars": rng.choice([2, 5]),
+            },
+        ]
+    )
+    return LabelSpec("barrier", rng.randint(1, 8), ties, timeout=timeout, **distances)
+
+
+def test_barrier_labels_equal_a_naive_loop():
+    """On 500 random markets, with gaps, ties, bars that touch both barriers, and each rule for timeouts."""
+    # A generator of plain Python draws the same on every platform.
+    rng, seen = random.Random(7), set()  # noqa: S311
+    for _ in range(500):
+        bar, label = random_bars(rng), random_barrier(rng)
+        found = make_labels(bars([*bar], *zip(*bar.values(), strict=True)), label, MINUTE_MS)
+        expected = [find_barrier_label(bar, minute, label) for minute in bar]
+
+        rows = zip(found["y"], found["tie"], (found["label_end"] // MINUTE_MS).to_list(), strict=True)
+        assert list(rows) == expected, (bar, label)
+        seen |= {(label.timeout, label.ties, label.volatility_bars is None, y, tie) for y, tie, _ in expected}
+    # Every outcome has occurred: 3 rules by 2 forms, unknown, a tie without a label, and a label of either class; and
+    # ties that count as down.
+    assert len(seen) == 3 * 2 * 4 + 2
+
+
+def test_a_barrier_label_ends_at_the_touch():
+    """By hand: the upper one in the second bar, the lower one in the first, both in one bar, a timeout."""
+    found = make_labels(
+        bars(range(7), [100, 100, 99.9, 100, 100, 100, 100], [100, 100.5, 101, 100, 103, 100, 100],
+             [100, 100, 99.5, 97, 97, 100, 100]), barrier(2), MINUTE_MS,
+    )  # fmt: skip
+
+    assert found["y"].to_list() == [1, 1, 0, None, None, None, None]
+    assert found["tie"].to_list() == [False, False, False, True, True, None, None]
+    assert (found["label_end"] // MINUTE_MS).to_list() == [2, 2, 3, 4, 6, 7, 8]
+
+
+def test_a_touch_before_a_gap_counts():
+    """A candle that is missing after the touch does not hide the label; one before it does."""
+    found = make_labels(bars([0, 1, 5, 6], [100] * 4, [100, 102, 100, 100], [100] * 4), barrier(3), MINUTE_MS)
+
+    assert found["y"].to_list() == [1, None, None, None]
+    assert found["tie"].to_list() == [False, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"lower_bps": None}, "needs upper_bps and lower_bps, or upper, lower and volatility_bars; it has upper_bps"),
+        ({"upper": 2.0}, "it has upper_bps, lower_bps, upper"),
+        ({"ties": "down"}, "must be drop, unless the barrier has `timeout: sign`"),
+        ({"cost_bps": 2.0}, "belongs to a label of the kind threshold"),
+        ({"kind": "direction"}, "upper_bps: belongs to a label of the kind barrier"),
+    ],
+)
+def test_a_barrier_takes_one_pair_of_distances(values, problem):
+    """Distances in bps or in volatilities, both sides; and no other kind takes them."""
+    given = {"kind": "barrier", "horizon_bars": 3, "ties": "drop", "upper_bps": 10.0, "lower_bps": 10.0, **values}
+    with pytest.raises(InputError, match=problem.replace("(", "\\(")):
+        LabelSpec(**given)

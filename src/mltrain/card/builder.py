@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mltrain.card.training_results import Training, TrainingData
     from mltrain.documents.values import Json
+    from mltrain.features.spec import LabelSpec
     from mltrain.gates.latency import Latency
     from mltrain.snapshots.snapshot_record import SymbolFacts
     from mltrain.training.bootstrap import MetricIntervals
@@ -132,14 +133,28 @@ def _latency_section(latency: Latency) -> dict[str, Json]:
     }
 
 
-def _describe_training(training: Training) -> str:
-    """Return the card's `notes`: what the probability means, and what a reader of the figures has to know."""
-    label, holdout, looks = training.data.feature_set.label, training.data.split.holdout, training.holdout.looks
+def _describe_probability(label: LabelSpec) -> str:
+    """Return what the probability means, in a sentence."""
+    if label.kind == "barrier":
+        within = f"within {label.horizon_bars} bar(s)"
+        otherwise, condition = "", f", given that one of them is {within}"
+        if label.timeout == "sign":
+            otherwise = f" {within} or, without a touch, the price is then higher"
+            condition = ", given that one bar does not touch both"
+            condition += " and that the price moves" if label.ties == "drop" else ""
+        barriers = f"the upper barrier is touched before the lower one ({label.describe_barriers()})"
+        return f"Probability that {barriers}{otherwise}{condition}."
     cost = f" by more than {label.cost_bps:g} bps" if label.kind == "threshold" else ""
     condition = f", given that it moves{cost}" if label.ties == "drop" else ""
+    return f"Probability that the price is higher{cost} after {label.horizon_bars} bar(s){condition}."
+
+
+def _describe_training(training: Training) -> str:
+    """Return the card's `notes`: what the probability means, and what a reader of the figures has to know."""
+    holdout, looks = training.data.split.holdout, training.holdout.looks
     time_range = f"{format_ms(holdout.start_ms)} to {format_ms(holdout.end_ms)}"
     lines = [
-        f"Probability that the price is higher{cost} after {label.horizon_bars} bar(s){condition}.",
+        _describe_probability(training.data.feature_set.label),
         f"Metrics are of the holdout {time_range}, which no fit, search or calibration has seen.",
     ]
     if training.model.fitted_on == "all":

@@ -100,6 +100,7 @@ def _view_registry(feature_set: FeatureSet | Registry, infos: Sequence[FeatureIn
         f"{len(infos)} features at {interval}, lookback {feature_set.lookback_bars} bars, "
         f"label {label.kind} over {label.horizon_bars} bar(s), ties {label.ties}"
         + (f", cost {label.cost_bps:g} bps" if label.kind == "threshold" else "")
+        + (f", timeout {label.timeout}, barriers {label.describe_barriers()}" if label.kind == "barrier" else "")
     )
     yield f"registry {feature_set.registry_sha256}"
     rows = [

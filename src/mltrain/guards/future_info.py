@@ -53,7 +53,7 @@ from mltrain.guards.false_candles import (
     take_until,
 )
 from mltrain.guards.label_reach import DETAIL as LABEL_DETAIL
-from mltrain.guards.label_reach import check_label
+from mltrain.guards.label_reach import LABEL, check_label, describe_check
 from mltrain.guards.sweep import DETAIL as SWEEP_DETAIL
 from mltrain.guards.sweep import Sweep
 from mltrain.times import interval_ms
@@ -89,7 +89,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "time_shift": "values computed with all times moved by 28 years, equal bit for bit; worst: share that differs",
     "gap": "values with a candle inside their lookback missing: there must be none; worst: share that has a value",
     ALIGNMENT: ALIGNMENT_DETAIL,
-    "label": LABEL_DETAIL,
+    LABEL: LABEL_DETAIL,
     "canary": "a planted feature that looks one bar ahead, caught every time; worst: share that escaped",
 }
 
@@ -131,7 +131,7 @@ def future_info(
         check_label(findings, feature_set, symbol, candles[symbol], labels=labels, rows=cut_points.shared, rng=rng)
     check_alignment(findings, feature_set, candles)
     audit.canary.judge(findings)
-    return findings.build_result(_DETAILS)
+    return findings.build_result({**_DETAILS, LABEL: describe_check(feature_set.label)})
 
 
 class _Audit:

@@ -211,9 +211,13 @@ def run_backtest(
     card = ModelCard(model.card)
     for policy in options.policies:
         if policy.name in NEED_DIRECTION and model.label.kind != "direction":
+            beyond = (
+                f"which barrier is touched first, {model.label.describe_barriers()}"
+                if model.label.kind == "barrier"
+                else f"a move beyond {model.label.cost_bps:g} bps"
+            )
             raise UsageError(
-                f"the policy {policy.name} needs a direction label: {version.name} predicts a move beyond "
-                f"{model.label.cost_bps:g} bps",
+                f"the policy {policy.name} needs a direction label: {version.name} predicts {beyond}",
                 hint="use --policy threshold or hysteresis",
             )
     step_ms, learned_until_ms = interval_ms(model.interval), card.last_label_end_ms()

@@ -99,14 +99,14 @@ def measure_holdout(
         bootstrap=bootstrap,
     )
     step_ms, horizon_bars = interval_ms(data.feature_set.interval), data.feature_set.label.horizon_bars
-    moves = forward_returns(data.candles, rows, horizon_bars=horizon_bars, step_ms=step_ms)
+    moves = forward_returns(data.candles, rows, step_ms=step_ms)
     # If one class is rare, nearly every probability is on the same side of 0.5: the base rate is then the threshold.
     low, high = config.gates.base_rate_low, config.gates.base_rate_high
     thresholds = np.array([THRESHOLD if low <= prior.up_share <= high else prior.up_share for prior in priors])
     calls_up = p > thresholds[rows.symbol_ix]
     ties = take_rows(data.ties, span_within(data.ties, data.split.holdout))
     tie_raw, tie_p = evaluated.score(ties.x)
-    tie_moves = forward_returns(data.candles, ties, horizon_bars=horizon_bars, step_ms=step_ms)
+    tie_moves = forward_returns(data.candles, ties, step_ms=step_ms)
     # All candles that a trader of this model would trade, in the order of time.
     every, order = merge_rows(rows, ties)
     reference = take_rows(samples, inner)

@@ -127,11 +127,13 @@ def score_walk_forward(
     progress.stage("features and labels")
     samples = keep_symbols(build_samples(model.feature_set, until_end)[0], model.symbols)
     embargo_ms = model.label.horizon_bars * step_ms
+    # As in a split, no row after one whose label ends too late: only the quickly decided ones would be left.
+    latest_end_ms = np.maximum.accumulate(samples.label_end_ms)
     fits = []
     for cut_ms in cuts:
         start_ms = 0 if plan.train_days is None else cut_ms - plan.train_days * DAY_MS
         # A label that ends at the cut or within the embargo before it may depend on what is traded.
-        rows = np.flatnonzero((samples.label_end_ms + embargo_ms < cut_ms) & (samples.ts_ms >= start_ms))
+        rows = np.flatnonzero((latest_end_ms + embargo_ms < cut_ms) & (samples.ts_ms >= start_ms))
         if not rows.size:
             raise InputError(
                 f"no candle before {format_ms(cut_ms)} can be learned from",

@@ -78,12 +78,7 @@ def _build_oof_table(training: Training) -> pl.DataFrame:
     def build_part(samples: Samples, oof: OutOfFold, *, is_tie: bool) -> pl.DataFrame:
         # Without the features: `take_rows` copies.
         rows = take_rows(replace(samples, x=samples.x[:, :0], names=()), oof.rows)
-        moves = forward_returns(
-            data.candles,
-            rows,
-            horizon_bars=data.feature_set.label.horizon_bars,
-            step_ms=interval_ms(data.feature_set.interval),
-        )
+        moves = forward_returns(data.candles, rows, step_ms=interval_ms(data.feature_set.interval))
         p = training.model.calibration.calibrator.apply(oof.scores)
         fold = pl.Series(oof.fold + 1, dtype=pl.Int8)
         return _build_score_table(rows, oof.scores, p, moves, is_tie=is_tie).with_columns(fold=fold)

@@ -400,7 +400,9 @@ def _describe_scope(card: ModelCard) -> Iterator[str]:
     horizon_bars = card.number("train", "label", "horizon_bars")
     if horizon_bars is not None:
         yield f"Not for another horizon than {horizon_bars:,.0f} bar{'s' if horizon_bars != 1 else ''} ahead."
-    if card.text("train", "label", "ties") == "drop":
+    if card.text("train", "label", "kind") == "barrier":
+        yield "Its probability is of which barrier is touched first; it does not say whether or when one will be."
+    elif card.text("train", "label", "ties") == "drop":
         yield "Its probability is of a rise given that the price moves; it does not say whether it will move."
 
 

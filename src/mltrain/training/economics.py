@@ -78,7 +78,7 @@ class SymbolBounce:
 class Economics:
     """The gross returns of predictions on the holdout, in bps of the capital per bar.
 
-    Each row's position is held for the label's horizon of h bars, with 1/h of the capital.
+    Each row's position is held until the end of its label, at most the horizon of h bars, with 1/h of the capital.
 
     Attributes:
         close_bps: Mean return from the close in the predicted direction.
@@ -141,15 +141,15 @@ class Moves:
     by_volatility: tuple[MeanMove, ...]
 
 
-def forward_returns(
-    candles: Mapping[str, pl.DataFrame], rows: Samples, *, horizon_bars: int, step_ms: int
-) -> ForwardReturns:
+def forward_returns(candles: Mapping[str, pl.DataFrame], rows: Samples, *, step_ms: int) -> ForwardReturns:
     """Return the price moves from the close of each row, and from the next open, to the end of the row's label.
+
+    The move ends at the close of the candle that decided the label. That is also what the touch of a barrier earns: the
+    price of the barrier itself would assume an order that fills there.
 
     Args:
         candles: By symbol, sorted by time, including the candle of every row and of its label's end.
         rows: The n rows.
-        horizon_bars: Length of a label, in bars.
         step_ms: Length of a bar, in ms.
     """
     from_close, from_open = np.full((2, rows.ts_ms.size), np.nan)
@@ -159,7 +159,7 @@ def forward_returns(
             continue
         frame, candle_ms, row_ms = candles[symbol], times_ms(candles[symbol]), rows.ts_ms[symbol_rows]
         close, open_ = frame["close"].to_numpy(), frame["open"].to_numpy()
-        now, end = (np.searchsorted(candle_ms, row_ms + bars * step_ms) for bars in (0, horizon_bars))
+        now, end = (np.searchsorted(candle_ms, times) for times in (row_ms, rows.label_end_ms[symbol_rows]))
         following = np.minimum(now + 1, candle_ms.size - 1)
         is_next = candle_ms[following] == row_ms + step_ms
         from_close[symbol_rows] = (close[end] / close[now] - 1) * BPS
@@ -217,7 +217,7 @@ def score_economics(
         bootstrap: The bootstrap of these rows.
         moves: The mean moves and the break-even cost, from `score_moves`.
         taker_bps: Taker fees per side, in bps.
-        horizon_bars: Length of a label, in bars.
+        horizon_bars: Greatest length of a label, in bars.
         step_ms: Length of a bar, in ms.
     """
     side = np.where(up, 1.0, -1.0)
@@ -265,7 +265,7 @@ def score_moves(
         bootstrap: The bootstrap of these rows.
         threshold: Probability of each row above which "up" is predicted, shape (n,).
         tercile: Tercile of volatility of each row, shape (n,): 0, 1 or 2; -1 if it is unknown.
-        horizon_ms: Length of a label, in ms.
+        horizon_ms: Greatest length of a label, in ms.
     """
     side = np.where(p > threshold, 1.0, -1.0)
     has_open = np.isfinite(returns.from_open)
@@ -329,12 +329,24 @@ def _trade_sizes(side: NDArray[np.float64], rows: Samples, *, horizon_ms: int) -
     """Return the size of each row's trade, shape (n,), in positions: 2 if it reverses one, 1 if it opens one, else 0.
 
     A row with side 1 (long) or -1 (short) takes the place of the symbol's last position at or before one horizon ago;
-    the first rows open one.
+    the first rows open one. Where labels end earlier than the horizon, each position is closed at the end of its label:
+    what is traded at a time is the difference between the position that a row opens and those that end, and what is
+    traded without a row counts for the next one.
     """
     sizes = np.abs(side)
+    ends_vary = bool((rows.label_end_ms - rows.ts_ms != horizon_ms).any())
     for ix in range(len(rows.symbols)):
         symbol_rows = np.flatnonzero(rows.symbol_ix == ix)
         row_ms = rows.ts_ms[symbol_rows]
+        if ends_vary and symbol_rows.size:
+            end_ms = rows.label_end_ms[symbol_rows]
+            # A position that ends after the last row is never closed, as with a fixed horizon.
+            is_closed = end_ms <= row_ms[-1]
+            times, time_ix = np.unique(np.concatenate([row_ms, end_ms[is_closed]]), return_inverse=True)
+            changes = np.concatenate([side[symbol_rows], -side[symbol_rows[is_closed]]])
+            traded = np.abs(np.bincount(time_ix, changes))
+            sizes[symbol_rows] = np.bincount(np.searchsorted(row_ms, times), traded, minlength=row_ms.size)
+            continue
         earlier = np.searchsorted(row_ms, row_ms - horizon_ms, side="right") - 1
         has_earlier = earlier >= 0
         replacing, replaced = symbol_rows[has_earlier], symbol_rows[earlier[has_earlier]]

@@ -37,7 +37,7 @@ class Samples:
 
     Attributes:
         x: Features, shape (n, f), C order.
-        y: Labels, shape (n,): 1 where the price went up, else 0.
+        y: Labels, shape (n,): 1 where the price went up, or its upper barrier was touched first, else 0.
         ts_ms: Open time of each row's candle, UTC ms, shape (n,), never falling.
         label_end_ms: Open time of the candle that decided each label, UTC ms, shape (n,).
         symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
@@ -82,7 +82,8 @@ class SymbolQuality:
         rows: Candles that became rows.
         no_features: Candles dropped in the warm-up after the start or after a gap.
         no_label: Candles dropped because the candle at the horizon is missing or in the future.
-        ties: Candles dropped because the price then moved by no more than the label's cost.
+        ties: Candles dropped because the price then moved by no more than the label's cost or, of a barrier label,
+            touched neither barrier, or both in one bar.
         tie_share: Share of ties among all candles with a known outcome, dropped or not; None without such candles.
     """
 
@@ -130,7 +131,7 @@ def build_samples_and_ties(
     symbol_labels = [make_labels(candles[symbol], feature_set.label, step_ms) for symbol in symbols]
     labels = {
         name: np.concatenate([table[name].fill_null(0).to_numpy() for table in symbol_labels])
-        for name in ("y", "last_move")
+        for name in ("y", "last_move", "label_end")
     }
     is_tie = np.concatenate([_find_dropped_ties(table) for table in symbol_labels])
     # Stable: symbols keep their order within each time. Ties come after all other candles.
@@ -145,7 +146,7 @@ def build_samples_and_ties(
             x=x[part],
             y=labels["y"][picked],
             ts_ms=ts_ms[picked],
-            label_end_ms=ts_ms[picked] + feature_set.label.horizon_bars * step_ms,
+            label_end_ms=labels["label_end"][picked],
             symbol_ix=symbol_ix[picked],
             last_move=labels["last_move"][picked],
             symbols=symbols,
@@ -190,8 +191,15 @@ def _find_dropped_ties(labels: pl.DataFrame) -> NDArray[np.bool_]:
 
 
 def _check_label(label: LabelSpec, qualities: Sequence[SymbolQuality]) -> None:
-    """Raise an InputError if a threshold leaves fewer rows than any training needs; a longer snapshot hardly helps."""
+    """Raise an InputError if ties leave fewer rows than any training needs; a longer snapshot hardly helps."""
     rows, ties = sum(quality.rows for quality in qualities), sum(quality.ties for quality in qualities)
+    if label.kind == "barrier" and rows < MIN_TRAIN_ROWS < ties:
+        raise InputError(
+            f"only {rows:,} of {rows + ties:,} candles have a label: within {label.horizon_bars} bars, the others "
+            f"touch no barrier ({label.describe_barriers()}) or both in one bar: a training needs "
+            f"{MIN_TRAIN_ROWS:,} rows at least",
+            hint="change the distance of the label's barriers, raise its horizon, or take `timeout: sign`",
+        )
     if label.kind == "threshold" and rows < MIN_TRAIN_ROWS < ties:
         raise InputError(
             f"only {rows:,} of {rows + ties:,} candles move by more than {label.cost_bps:g} bps in "
