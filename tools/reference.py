@@ -208,11 +208,13 @@ def _notation() -> str:
 
 
 def _parameter_text(parameter: inspect.Parameter) -> str:
-    from mltrain.features.op import Limits
+    from mltrain.features.op import InputName, Limits
 
     note = parameter.annotation
     limits = next((m for m in getattr(note, "__metadata__", ()) if isinstance(m, Limits)), None)
-    if limits is not None:
+    if note == InputName:
+        values = "the name of an input, or `leader_` and the name of one"
+    elif limits is not None:
         values = f"{limits.minimum} to {limits.maximum:,}"
     elif choices := getattr(note, "__args__", ()):
         values = " or ".join(map(str, choices))

@@ -57,6 +57,9 @@ INTERVALS_MS: Final[Mapping[str, int]] = {
 _TIME: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,3})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
+# Longest first.
+_UNITS_MS: Final[Mapping[str, int]] = {"w": WEEK_MS, "d": DAY_MS, "h": HOUR_MS, "m": MINUTE_MS, "s": SECOND_MS}
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
 # A smaller number is taken for seconds: it is 1973 in ms, and 5138 in seconds.
@@ -101,6 +104,31 @@ def interval_name(step_ms: int) -> str:
     ('5m', '7 s')
     """
     return next((name for name, length_ms in INTERVALS_MS.items() if length_ms == step_ms), f"{step_ms / 1000:g} s")
+
+
+def parse_duration(text: str) -> int:
+    """Return the length in ms of a text such as "9h": a whole number of seconds, minutes, hours, days or weeks.
+
+    Raises:
+        UsageError: `text` is not a duration.
+
+    >>> parse_duration("9h")
+    32400000
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{show(text)} is not a duration", hint="write it like 90s, 15m, 9h, 2d or 1w")
+    return int(match[1]) * _UNITS_MS[match[2]]
+
+
+def format_duration(length_ms: int) -> str:
+    """Return a positive length of whole seconds, in ms, in its longest unit; the inverse of `parse_duration`.
+
+    >>> format_duration(32_400_000), format_duration(parse_duration("48h"))
+    ('9h', '2d')
+    """
+    unit = next(unit for unit, unit_ms in _UNITS_MS.items() if length_ms % unit_ms == 0)
+    return f"{length_ms // _UNITS_MS[unit]}{unit}"
 
 
 def grid_offset_ms(step_ms: int) -> int:

@@ -29,6 +29,7 @@ LABEL = "{kind: direction, horizon: 1, ties: drop}"
         ({"market": "usdm"}, "its market is usdm, not spot"),
         ({"symbols": ("BTCUSDT", "SOLUSDT")}, "its symbols are BTCUSDT, SOLUSDT, without ETHUSDT"),
         ({"columns": ("quote_volume", "trades")}, "its features also read quote_volume"),
+        ({"inputs": ("funding", "mood")}, "its features also read the inputs funding, mood"),
         ({"leader_columns": (("SOLUSDT", "close"),)}, "its features also read the candles of SOLUSDT"),
         ({"leader_columns": (("BTCUSDT", "quote_volume"),)}, "its features also read quote_volume of BTCUSDT"),
     ],
@@ -44,6 +45,7 @@ def test_each_difference_is_one_sentence_with_both_values(change, difference):
         {},
         {"symbols": ("ADAUSDT", "BTCUSDT", "ETHUSDT")},
         {"columns": ()},
+        {"inputs": ()},
         # Files may be of any market.
         {"market": ""},
         {"leader_columns": ()},

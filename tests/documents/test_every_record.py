@@ -25,7 +25,7 @@ from mltrain.errors import InputError, MltrainError
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.simulator.faults import KINDS, Fault
 from mltrain.sources.source_spec import SourceSpec
-from mltrain.times import DAY_MS, LAST_MS, day_name, format_ms
+from mltrain.times import DAY_MS, LAST_MS, day_name, format_duration, format_ms
 
 PACKAGE = Path(__file__).parents[2] / "src" / "mltrain"
 for path in PACKAGE.rglob("*.py"):
@@ -50,6 +50,7 @@ FEATURES = [
 ENCODED = {
     format_ms: TIMES_MS,
     day_name: st.integers(0, LAST_MS // DAY_MS).map(lambda day: day * DAY_MS),
+    format_duration: st.integers(1, 9_999).map(lambda length_s: 1000 * length_s),
     str: st.just(Path("/candles")),
     dict: st.sampled_from([(), (("mltrain", "0.1.0"),)]),
     SourceSpec.to_dict: SOURCES,

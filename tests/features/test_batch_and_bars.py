@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from mltrain.candles.frame import times_ms
 from mltrain.features.computation import compute_features
+from mltrain.features.input_join import join_inputs
 from mltrain.features.newest import NewestFeatures
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.random_features import draw_feature
@@ -17,11 +20,14 @@ from mltrain.features.registry import load_registry
 from mltrain.features.spec import FeatureSet, LabelSpec
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
+from support.own_columns import FUNDING, MOOD, make_inputs
 
 STEP_MS = 60_000
 BARS = 5_000
 LABEL = LabelSpec(kind="direction", horizon_bars=1, ties="drop")
 BUILT_IN = tuple(sorted(OPS))
+INPUT_OPS = tuple(op for op in BUILT_IN if op.startswith("input_"))
+INPUTS = ("funding", "mood", "leader_funding")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,8 @@ def candles():
         for start in rng.integers(0, frame.height, 12):
             there[start : start + int(rng.choice([1, 1, 2, 30]))] = False
         market[symbol] = frame.filter(pl.Series(there))
-    return market
+    registry = load_registry(interval="1m")
+    return join_inputs(replace(registry, inputs=(FUNDING, MOOD)), market, make_inputs(market, seed=0))
 
 
 def bar_by_bar(features, symbol, candles, rows):
@@ -57,7 +64,11 @@ def test_five_thousand_bars_as_served(candles):
     """Each bar that serving computes from its window equals the batch, bit for bit, NaN where the batch has null."""
     whole = load_registry(interval="1m")
     few = [s for s, w in zip(whole.features, whole.windows(), strict=True) if w.lookback_bars <= 61][::3]
-    features = FeatureSet(1, "1m", LABEL, tuple(few))
+    own = [
+        draw_feature(op, np.random.default_rng(1), name=op, leader="BTCUSDT", max_bars=20, inputs=INPUTS)
+        for op in INPUT_OPS
+    ]
+    features = FeatureSet(1, "1m", LABEL, (*few, *own), (FUNDING, MOOD))
     frame, times = candles["ETHUSDT"], times_ms(candles["ETHUSDT"])
     firsts = np.searchsorted(times, times - (features.lookback_bars - 1) * STEP_MS).tolist()
     windows = {f"BAR{row}": frame[first : row + 1] for row, first in enumerate(firsts)}
@@ -90,8 +101,11 @@ def test_the_default_registry_at_every_edge(symbol, candles):
 def test_registries_at_random(candles, seed, ops, rows, max_bars):
     """Random features are equal in the batch and computed from their window, bit for bit."""
     rng = np.random.default_rng(seed)
-    drawn = [draw_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", max_bars=max_bars) for i, op in enumerate(ops)]
-    features = FeatureSet(1, "1m", LABEL, tuple(spec for spec in drawn if spec is not None))
+    drawn = [
+        draw_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", max_bars=max_bars, inputs=INPUTS)
+        for i, op in enumerate(ops)
+    ]
+    features = FeatureSet(1, "1m", LABEL, tuple(spec for spec in drawn if spec is not None), (FUNDING, MOOD))
     if not features.features:
         return
     batch = compute_features(features, "ETHUSDT", candles)
@@ -103,7 +117,8 @@ def test_every_op_can_be_drawn():
     """The parameters are within its ranges, it has a leader if it reads one, and a seed gives one feature."""
     for op in BUILT_IN:
         one, other = (
-            draw_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", max_bars=100) for _ in range(2)
+            draw_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", max_bars=100, inputs=INPUTS)
+            for _ in range(2)
         )
 
         assert one is not None

@@ -1,4 +1,4 @@
-# ruff: noqa: ARG005 -- an oracle takes every parameter of its op, also where the window already says it
+# ruff: noqa: A006, ARG005 -- an oracle takes every parameter of its op, also where the window already says it
 """Every op equals its formula in plain Python, and has the properties that all ops promise."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 from mltrain.features.computation import evaluate
 from mltrain.features.ops.catalogue import OPS
-from support.op_cases import ALL_CASES, CASES, KINDS, LEADER_OF, ROWS, market
+from support.op_cases import ALL_CASES, CASES, KINDS, LEADER_OF, ROWS, market, with_input
 
 # Plain Python: `rows` are the candles of exactly one window as dicts, oldest first.
 
@@ -224,14 +224,20 @@ ORACLES = {
     "leader_close_location": lambda rows, bars: mean([location(row, "leader_") for row in rows]),
     "leader_zscore": lambda rows, column, bars: zscore([float(row["leader_" + column]) for row in rows]),
     "leader_taker_imbalance": lambda rows, bars: imbalance(rows, "leader_"),
+    "input_value": lambda rows, input, lag=0: rows[0][input],
+    "input_change": lambda rows, input, bars: rows[-1][input] - rows[0][input],
+    "input_zscore": lambda rows, input, bars: zscore([row[input] for row in rows]),
 }
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def frame(request):
     """Return candles joined with those of another market as the leader's columns."""
-    leader = market(LEADER_OF[request.param]).drop("ts").rename(lambda name: "leader_" + name)
-    return pl.concat([market(request.param), leader], how="horizontal")
+    return with_leader(with_input(market(request.param)), with_input(market(LEADER_OF[request.param])))
+
+
+def with_leader(frame, leader):
+    return pl.concat([frame, leader.drop("ts").rename(lambda name: "leader_" + name)], how="horizontal")
 
 
 def values_of(frame, name, params):
@@ -259,7 +265,7 @@ def test_op_equals_plain_python_at_every_bar(case, frame):
 
     assert np.isfinite(got[lookback - 1 :]).all()
     # Two rounding orders of a score of nearly equal values may part by 1e-7 of it, which float32 does not resolve.
-    loose = name in {"zscore", "leader_zscore", "return_skew"}
+    loose = name in {"zscore", "leader_zscore", "input_zscore", "return_skew"}
     np.testing.assert_allclose(got[lookback - 1 :], expected, rtol=1e-7 if loose else 1e-9, atol=1e-12)
 
 
@@ -279,9 +285,7 @@ def test_value_is_made_of_the_lookback_alone(case, frame):
 def test_lookback_is_not_overstated(case):
     """With one bar fewer than the lookback there is no value: the lookback is minimal."""
     name, params = case
-    frame = pl.concat(
-        [market("ordinary"), market("ordinary").drop("ts").rename(lambda name: "leader_" + name)], how="horizontal"
-    )
+    frame = with_leader(with_input(market("ordinary")), with_input(market("ordinary")))
     whole, lookback = values_of(frame, name, params)
 
     if lookback > 1:
@@ -291,10 +295,9 @@ def test_lookback_is_not_overstated(case):
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=identify)
 def test_value_has_no_unit(case):
-    """Rescaled prices and volumes give the same value."""
+    """Rescaled prices and volumes give the same value; an input has its own unit."""
     name, params = case
-    frame = market("ordinary")
-    both = pl.concat([frame, frame.drop("ts").rename(lambda name: "leader_" + name)], how="horizontal")
+    both = with_leader(with_input(market("ordinary")), with_input(market("ordinary")))
     factors = {"open": 128, "high": 128, "low": 128, "close": 128, "volume": 0.25, "quote_volume": 32, "trades": 4}
     factors |= {"taker_buy_base": 0.25, "taker_buy_quote": 32}
     scaled = both.with_columns(pl.col(p + n) * f for n, f in factors.items() for p in ("", "leader_"))

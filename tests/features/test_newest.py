@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from mltrain.features.computation import compute_features
 from mltrain.features.newest import NewestFeatures
 from mltrain.features.registry import load_registry
+from mltrain.features.spec import FeatureSpec
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import TimeRange
+from support.own_columns import FUNDING, MOOD, with_inputs
 
 END_MS = 1_760_529_600_000
 SYMBOLS = ("BNBUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -19,14 +22,25 @@ SYMBOLS = ("BNBUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT")
 
 @pytest.fixture(scope="module")
 def feature_set():
-    return load_registry(Path("features.yml"), interval="1m")
+    registry = load_registry(Path("features.yml"), interval="1m")
+    own = (
+        FeatureSpec("funding", "input_value", {"input": "funding"}),
+        FeatureSpec("funding_change", "input_change", {"input": "funding", "bars": 30}),
+        FeatureSpec("mood_score", "input_zscore", {"input": "mood", "bars": 200}),
+        FeatureSpec("led", "input_zscore", {"input": "leader_funding", "bars": 20}, "BTCUSDT"),
+    )
+    return replace(registry, features=(*own[:2], *registry.features, *own[2:]), inputs=(FUNDING, MOOD))
 
 
-@pytest.fixture(scope="module")
-def candles():
+def make_candles():
     source = open_source(SourceSpec(name="sim", seed=5, end_ms=END_MS))
     window = TimeRange(END_MS - 700 * 60_000, END_MS)
     return {symbol: source.candles(symbol, window) for symbol in SYMBOLS if symbol in source.symbols()}
+
+
+@pytest.fixture(scope="module")
+def candles(feature_set):
+    return with_inputs(feature_set, make_candles())
 
 
 def table_row(feature_set, symbol, candles):
@@ -35,14 +49,15 @@ def table_row(feature_set, symbol, candles):
 
 
 def test_a_newest_row_is_the_tables_last(feature_set, candles):
-    """It has the bits of the table's last row: alone, stacked, with a warm-up, a gap or a late leader."""
+    """It has the bits of the table's last row: alone, stacked, with a warm-up, a gap, a late leader or null inputs."""
     newest, bars = NewestFeatures(feature_set), feature_set.lookback_bars
     gapped = {name: frame[[i for i in range(frame.height) if i != 650]] for name, frame in candles.items()}
     late = {name: frame.head(-1) if name == "BTCUSDT" else frame for name, frame in candles.items()}
     short = {name: frame.tail(100) for name, frame in candles.items()}
-    cuts = [{name: frame.head(frame.height - k).tail(bars) for name, frame in candles.items()} for k in range(25)]
+    cuts = [{name: frame.head(-k).tail(bars) for name, frame in candles.items()} for k in range(1, 250, 10)]
 
     assert len(candles) > 2
+    assert {cut[name]["funding"][-1] is None for cut in cuts for name in candles} == {True, False}
     for given in (candles, gapped, late, short, *cuts):
         expected = np.stack([table_row(feature_set, symbol, given) for symbol in given])
         for found in (

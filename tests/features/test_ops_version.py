@@ -22,7 +22,7 @@ from mltrain.features.computation import count_consecutive_bars, evaluate
 from mltrain.features.op import LEADER_PREFIX, Window
 from mltrain.features.ops.catalogue import IDENTIFIERS, OPS, OPS_VERSION, ops_sha256
 from mltrain.times import MINUTE_MS
-from support.op_cases import ALL_CASES, KINDS, LEADER_OF, START_MS, market
+from support.op_cases import ALL_CASES, KINDS, LEADER_OF, START_MS, market, with_input
 
 FOLDER = Path(__file__).parents[1] / "data" / "ops"
 CANDLES, VALUES, ABOUT = FOLDER / "candles.parquet", FOLDER / "values.parquet", FOLDER / "about.json"
@@ -30,7 +30,7 @@ CANDLES, VALUES, ABOUT = FOLDER / "candles.parquet", FOLDER / "values.parquet", 
 ROWS = {"ordinary": 70, "ticks": 70, "still": 10, "pauses": 260, "equal": 20, "spikes": 110, "tiny": 70}
 GAP_BARS = 7
 # Scores of nearly equal values: two orders of rounding differ by 1e-7 of them, as in test_every_op.
-LOOSE = ("zscore", "leader_zscore", "return_skew")
+LOOSE = ("zscore", "leader_zscore", "input_zscore", "return_skew")
 
 
 def make_candles():
@@ -47,6 +47,8 @@ def make_candles():
 
 def compute_values(candles, cases):
     """Return a column for each op with its parameters: null in the warm-up after the start and after each gap."""
+    # The candles were recorded before there were inputs.
+    candles = with_input(with_input(candles), LEADER_PREFIX)
     frame = candles.with_columns(pl.Series("in_a_row", count_consecutive_bars(times_ms(candles), MINUTE_MS)))
     windows = {f"{name} {json.dumps(params)}": OPS[name](**params) for name, params in cases}
     return evaluate(

@@ -68,8 +68,16 @@ CASES = {
     "leader_close_location": [{"bars": 1}, {"bars": 4}],
     "leader_zscore": [{"column": "volume", "bars": 60}],
     "leader_taker_imbalance": [{"bars": 1}, {"bars": 10}],
+    "input_value": [{"input": "funding"}, {"input": "leader_funding", "lag": 3}],
+    "input_change": [{"input": "funding", "bars": 1}, {"input": "leader_funding", "bars": 9}],
+    "input_zscore": [{"input": "funding", "bars": 2}, {"input": "leader_funding", "bars": 60}],
 }
 ALL_CASES = [(name, params) for name, many in CASES.items() for params in many]
+
+
+def with_input(frame, prefix=""):
+    """Return candles with an input, `funding`, that is repeated for some bars, changes its sign and is at times 0."""
+    return frame.with_columns(((pl.col(f"{prefix}trades") % 7 - 3) * 1e-4).alias(f"{prefix}funding"))
 
 
 # Markets: what valid candles can look like at their worst.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mltrain.candles.frame import OPTIONAL
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL
 from mltrain.documents.records import to_json
 from mltrain.features.spec import columns_read
 
@@ -38,6 +38,7 @@ class ModelContract:
     columns: tuple[str, ...]
     leader_columns: tuple[tuple[str, str], ...] = ()
     market: str = ""
+    inputs: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, feature_set: FeatureSet, symbols: tuple[str, ...], *, market: str) -> ModelContract:
@@ -48,6 +49,7 @@ class ModelContract:
             for spec in feature_set.features
             if spec.leader is not None
             for column in columns_read(spec, leader=True)
+            if column in CANDLE_SCHEMA
         }
         return cls(
             label=feature_set.label,
@@ -56,6 +58,7 @@ class ModelContract:
             columns=tuple(sorted(every_symbol.intersection(OPTIONAL))),
             leader_columns=tuple(sorted(leaders)),
             market=market,
+            inputs=tuple(sorted(spec.name for spec in feature_set.inputs)),
         )
 
 
@@ -75,6 +78,8 @@ def contract_differences(new: ModelContract, old: ModelContract) -> tuple[str, .
         differences.append(f"its symbols are {', '.join(new.symbols)}, without {', '.join(lost)}")
     if more_columns := [column for column in new.columns if column not in old.columns]:
         differences.append(f"its features also read {', '.join(more_columns)}")
+    if more_inputs := [name for name in new.inputs if name not in old.inputs]:
+        differences.append(f"its features also read the inputs {', '.join(more_inputs)}")
     # Symbols whose candles callers of the old model pass already.
     passed = {*old.symbols, *(leader for leader, _ in old.leader_columns)}
     if new_leaders := sorted({leader for leader, _ in new.leader_columns} - passed):

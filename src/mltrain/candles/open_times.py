@@ -176,8 +176,37 @@ def find_open_times(cells: Cells, step_ms: int | None = None, *, timezone: str |
     return times
 
 
-def _read_in_zone(cells: Cells, times: OpenTimes, timezone: str, *, strict: bool = True) -> OpenTimes:
-    """Return times that state no zone as times in `timezone`; any others unchanged.
+def read_instants(cells: Cells, name: str, *, timezone: str | None) -> OpenTimes:
+    """Return the times in a column that need not be open times of candles.
+
+    Args:
+        cells: The table.
+        name: The column: numbers since 1970, datetimes, dates (their midnights) or text.
+        timezone: The zone of times that state none, as `check_time_zone` returns it; None: such times are refused.
+
+    Returns:
+        The times; one between two ms is rounded up, so that nothing seems known earlier than it was.
+
+    Raises:
+        InputError: A cell is not a time, some or all times state no zone although `timezone` is None, or the clocks of
+            `timezone` skip one or show it twice.
+    """
+    times = _read_column(cells, name, shown=name, problem="not a time", instants=True)
+    if times.is_number or times.zone:
+        return times
+    if timezone is None:
+        first = format_ms(times.ms[0])[:-1] if times.ms.len() else "none"
+        raise InputError(
+            f"{cells.where}: the times in column {show(name)} state no zone (the first is {first})",
+            hint="name their zone, such as `timezone: UTC` or `timezone: Europe/Berlin`",
+        )
+    return _read_in_zone(cells, times, timezone, setting="timezone")
+
+
+def _read_in_zone(
+    cells: Cells, times: OpenTimes, timezone: str, *, strict: bool = True, setting: str = "--timezone"
+) -> OpenTimes:
+    """Return times that state no zone as times in `timezone`, the value of `setting`; any others unchanged.
 
     Without `strict`, a time that has no conversion is null, and otherwise an InputError.
     """
@@ -194,7 +223,7 @@ def _read_in_zone(cells: Cells, times: OpenTimes, timezone: str, *, strict: bool
         raise InputError(
             f"{cells.name_row(row)}: {' '.join(times.columns)} is {format_ms(times.ms[row])[:-1]}, which {why} in "
             f"{timezone}{more}",
-            hint="pass the right zone with --timezone, such as UTC or +01:00; for times that were stored by a clock "
+            hint=f"pass the right zone with {setting}, such as UTC or +01:00; for times that were stored by a clock "
             f"with summer time, {_UTC_HINT}",
         )
     return replace(times, ms=ms.alias("ts"))
@@ -274,8 +303,13 @@ def _join_date_and_time(cells: Cells, names: list[str]) -> OpenTimes | None:
     return replace(_read_column(joined, dates[0]), columns=(dates[0], clocks[0]))
 
 
-def _read_column(cells: Cells, name: str) -> OpenTimes:
-    """Return the times in a column; an InputError if a cell holds none."""
+def _read_column(
+    cells: Cells, name: str, *, shown: str = "ts", problem: str = "not an open time", instants: bool = False
+) -> OpenTimes:
+    """Return the times in a column; an InputError if a cell holds none, which names the column `shown`.
+
+    With `instants`, the times need not be open times: one between two ms is rounded up, and all or none state a zone.
+    """
     column = cells.frame[name]
     _, zone_word = split_zone(fold(name))
     stated = zone_word if zone_word == "UTC" else ""
@@ -285,22 +319,28 @@ def _read_column(cells: Cells, name: str) -> OpenTimes:
     if isinstance(column.dtype, pl.Datetime):
         per_ms = {"ms": 1, "us": 1_000, "ns": 1_000_000}[column.dtype.time_unit]
         number = column.to_physical()
-        ms = (number // per_ms).set(number % per_ms != 0, None)
+        ms = number // per_ms
+        ms = ms + (number % per_ms != 0).cast(pl.Int64) if instants else ms.set(number % per_ms != 0, None)
         unit, zone = column.dtype.time_unit, column.dtype.time_zone or stated
     elif column.dtype == pl.Date:
         ms = column.to_physical().cast(pl.Int64) * DAY_MS
         unit, is_day = "dates", True
     elif column.dtype == pl.String or column.dtype.is_numeric():
-        return _read_numbers_or_text(cells, column, stated)
+        return _read_numbers_or_text(cells, column, stated, shown=shown, problem=problem, instants=instants)
     else:
         raise InputError(f"{cells.where}: column {name} is {column.dtype}, not times")
     if ms.null_count():
-        cells.refuse_first(column.alias("ts"), ms.is_null(), "not an open time")
+        cells.refuse_first(column.alias(shown), ms.is_null(), problem)
     return OpenTimes(ms.alias("ts"), (name,), "open", unit, zone, is_number=False, is_day=is_day)
 
 
-def _read_numbers_or_text(cells: Cells, column: pl.Series, stated: str) -> OpenTimes:
-    """Return the times in a column of numbers or text; `stated` is the zone that its name states."""
+def _read_numbers_or_text(
+    cells: Cells, column: pl.Series, stated: str, *, shown: str, problem: str, instants: bool
+) -> OpenTimes:
+    """Return the times in a column of numbers or text; `stated` is the zone that its name states.
+
+    The other arguments are those of `_read_column`.
+    """
     name = column.name
     text = column.cast(pl.String).str.strip_chars().replace("", None)
     # 20260105 would be a second of August 1970.
@@ -310,10 +350,10 @@ def _read_numbers_or_text(cells: Cells, column: pl.Series, stated: str) -> OpenT
     )
     if column.dtype.is_numeric() and not is_compact:
         numbers = column.cast(pl.Float64)
-    ms = _numbers_to_ms(numbers)
+    ms = _numbers_to_ms(numbers, instants=instants)
     if not ms.null_count() and text.len():
         return OpenTimes(ms, (name,), "open", _find_units(numbers), "UTC", is_number=True, is_day=False)
-    found = read_time_texts(text)
+    found = read_time_texts(text, round_up=instants)
     if found.order in {"either", "contradictory"}:
         row = (found.ms.is_null() & text.is_not_null() & ms.is_null()).arg_true()
         if row.len():
@@ -321,8 +361,8 @@ def _read_numbers_or_text(cells: Cells, column: pl.Series, stated: str) -> OpenT
             raise InputError(f"{cells.name_row(row[0])}: {name} is {show(text[row[0]])}: {why}", hint=_ORDER_HINT)
     ms = ms.fill_null(found.ms)
     if ms.null_count():
-        cells.refuse_first(text.alias("ts"), ms.is_null(), "not an open time")
-    if found.zoneless and any(found.offsets):
+        cells.refuse_first(text.alias(shown), ms.is_null(), problem)
+    if found.zoneless and (found.offsets if instants else any(found.offsets)):
         raise InputError(
             f"{cells.where}: column {name}: some times state an offset from UTC, others none", hint=_UTC_HINT
         )
@@ -337,8 +377,8 @@ def _name_offset(minutes: int) -> str:
     return f"{'-' if minutes < 0 else '+'}{hours:02d}:{rest:02d}" if minutes else "UTC"
 
 
-def _numbers_to_ms(numbers: pl.Series) -> pl.Series:
-    """Return times in s, ms, µs or ns, distinguished by size, as ms; null where that is not a whole number.
+def _numbers_to_ms(numbers: pl.Series, *, instants: bool) -> pl.Series:
+    """Return times in s, ms, µs or ns, distinguished by size, as ms; where that is not whole, null or rounded up.
 
     Between 1973 and 5138 the four ranges do not overlap. A float holds all of these numbers exactly except ns, whose
     last digits are zeros on any grid.
@@ -348,7 +388,7 @@ def _numbers_to_ms(numbers: pl.Series) -> pl.Series:
     size = time.abs()
     s_or_ms = pl.when(size < 1e11).then(from_s).when(size < 1e14).then(time)
     ms = s_or_ms.when(size < 1e17).then(from_us).otherwise(from_ns)
-    whole = pl.when((ms == ms.round()) & (ms.abs() < 1e14)).then(ms)
+    whole = pl.when(((ms == ms.round()) | pl.lit(instants)) & (ms.abs() < 1e14)).then(ms.ceil())
     return pl.DataFrame({"time": numbers}).select(whole.cast(pl.Int64).alias("ts")).to_series()
 
 

@@ -35,7 +35,7 @@ class TimeTexts:
     """A column of times in text, as read.
 
     Attributes:
-        ms: The times in ms UTC, Int64, null where a text is not a time or lies between two ms.
+        ms: The times in ms UTC, Int64, null where a text is not a time or, unless rounded up, lies between two ms.
         order: How dates with the year last were read, "none" if there are none; "either" and "contradictory" if the
             column does not prove it: such dates are null in `ms`.
         offsets: The different offsets from UTC that the texts state, in minutes, sorted.
@@ -50,8 +50,8 @@ class TimeTexts:
     has_clock: bool
 
 
-def read_time_texts(texts: pl.Series) -> TimeTexts:
-    """Read a column of text, stripped; a null stays null."""
+def read_time_texts(texts: pl.Series, *, round_up: bool = False) -> TimeTexts:
+    """Read a column of text, stripped; a null stays null. A time between two ms is null, or rounded up."""
     frame = pl.DataFrame({"text": texts})
     parts = {name: frame.select(_extract(pattern)).unnest("text") for name, pattern in _DATES.items()}
     order = _find_order(parts["day"])
@@ -62,7 +62,7 @@ def read_time_texts(texts: pl.Series) -> TimeTexts:
     ms = pl.Series("ms", [None] * texts.len(), dtype=pl.Int64)
     found: list[pl.DataFrame] = []
     for part in parts.values():
-        read = part.select(_to_ms().alias("ms"), _offset().alias("offset"), "utc", "sign", "hour")
+        read = part.select(_to_ms(round_up=round_up).alias("ms"), _offset().alias("offset"), "utc", "sign", "hour")
         ms = ms.fill_null(read["ms"])
         found.append(read.filter(pl.col("ms").is_not_null()))
     rows = pl.concat(found)
@@ -95,8 +95,8 @@ def _find_order(parts: pl.DataFrame) -> Order:
     return "month-first" if is_month else "either"
 
 
-def _to_ms() -> pl.Expr:
-    """Return the time in ms UTC of the parts that `_extract` found."""
+def _to_ms(*, round_up: bool) -> pl.Expr:
+    """Return the time in ms UTC of the parts that `_extract` found; null, or rounded up, between two ms."""
     hour, half = pl.col("hour").cast(pl.Int64), pl.col("half").str.to_lowercase()
     # Noon is 12 PM, midnight 12 AM; an hour without minutes needs AM or PM.
     hour_of_day = (
@@ -114,7 +114,9 @@ def _to_ms() -> pl.Expr:
     minute, second = (pl.col(name).fill_null("0").cast(pl.Int64) for name in ("minute", "second"))
     valid = pl.when((minute < 60) & (second < 60))
     nanos = pl.col("fraction").fill_null(".0").str.slice(1).str.pad_end(9, "0").cast(pl.Int64)
-    fraction_ms = pl.when(nanos % 1_000_000 == 0).then(nanos // 1_000_000)
+    whole_ms = nanos // 1_000_000
+    fraction_ms = whole_ms + 1 if round_up else None
+    fraction_ms = pl.when(nanos % 1_000_000 == 0).then(whole_ms).otherwise(fraction_ms)
     clock_ms = valid.then(((hour_of_day * 60 + minute) * 60 + second) * 1000) + fraction_ms
     return midnight_ms + clock_ms - _offset() * MINUTE_MS
 

@@ -1,23 +1,24 @@
 """Compute the feature matrix from candles: the one path for training and serving.
 
 A feature is null at a row where fewer consecutive bars than its lookback end, and nowhere else, so no value spans a
-gap. The expressions run over the whole frame, gaps included. That is sound because an op reads no further back than
-its lookback; the leakage guards verify this for every feature, also just after gaps.
+gap. For a feature that reads inputs, only bars count at which all of them have a value. The expressions run over the
+whole frame, gaps included. That is sound because an op reads no further back than its lookback; the leakage guards
+verify this for every feature, also just after gaps.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import find_segments, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, find_segments, times_ms
 from mltrain.errors import InputError
 from mltrain.features.op import LEADER_PREFIX
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
+from mltrain.features.spec import MAX_FEATURES, build_window, columns_read, inputs_read
 from mltrain.features.user_ops import user_module_of
 from mltrain.names import join_first
 from mltrain.times import format_ms, interval_ms, interval_name
@@ -48,6 +49,8 @@ _ROWS_FOR_THREADS: Final = 10_000
 _SHARE_INPUTS: Final = pl.QueryOptFlags.none(simplify_expression=True, comm_subexpr_elim=True)
 
 _CONSECUTIVE_BARS: Final = "consecutive_bars"
+# In place of values that are missing, and never seen: every window that contains one is in the warm-up.
+_FILLER: Final = 1.0
 _HINT: Final = "`--features features-ohlcv.yml` needs only open, high, low, close and volume of one symbol"
 
 
@@ -57,11 +60,13 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
     Args:
         feature_set: The features.
         symbol: A key of `candles`.
-        candles: Checked candles by symbol; only those of `symbol` and of the leaders are read.
+        candles: Checked candles by symbol, as `join_inputs` returns them; only those of `symbol` and of the leaders are
+            read.
 
     Returns:
         The rows of `candles[symbol]`, in order: `ts`, then each feature as Float32, null in the warm-up after the
-        start and after each gap (of a leader's feature: in either symbol). A leader's features are 0 on itself.
+        start and after each gap (of a leader's feature: in either symbol), and after each bar without a value of an
+        input that it reads. A leader's features are 0 on itself.
 
     Raises:
         InputError: A column or leader is missing, the candles are of another interval or out of order, or a user op
@@ -70,15 +75,51 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
     check_inputs(feature_set, candles, symbols=[symbol])
     frame = candles[symbol]
     step_ms = interval_ms(feature_set.interval)
-    # hstack, because each `select` of a frame costs as much as a feature of 300 rows.
-    own = frame.hstack([pl.Series(_CONSECUTIVE_BARS, count_consecutive_bars(times_ms(frame), step_ms))])
     columns: dict[str, pl.Series] = {}
-    for leader in dict.fromkeys(spec.leader for spec in feature_set.features):
-        specs = [spec for spec in feature_set.features if spec.leader == leader]
-        source = own if leader in {None, symbol} else _join_leader(own, candles[str(leader)], specs, step_ms)
-        values = _evaluate_specs(source, specs, zero=leader == symbol)
+    for reads, specs in group_features(feature_set).items():
+        if reads.leader in {None, symbol}:
+            source = take_own_columns(frame, reads, step_ms)
+        else:
+            names = sorted({name for spec in specs for name in columns_read(spec, leader=True)} - {"ts"})
+            source = take_led_columns(frame, candles[str(reads.leader)], reads, names, step_ms)
+        # hstack, because each `select` of a frame costs as much as a feature of 300 rows.
+        rows = pl.DataFrame([*source.columns.values(), pl.Series(_CONSECUTIVE_BARS, source.bars)])
+        values = _evaluate_specs(rows, specs, zero=reads.leader == symbol)
         columns |= {column.name: column for column in values.get_columns()}
     return pl.DataFrame([frame["ts"], *(columns[name] for name in feature_set.names)])
+
+
+class Reads(NamedTuple):
+    """What features read, apart from the columns of their symbol's candles.
+
+    Attributes:
+        leader: The leader, whose candles they read; None for none.
+        inputs: Inputs of the symbol.
+        leader_inputs: Inputs of the leader, without prefix.
+    """
+
+    leader: str | None
+    inputs: tuple[str, ...] = ()
+    leader_inputs: tuple[str, ...] = ()
+
+
+class Source(NamedTuple):
+    """The columns that features read, by name, and how many consecutive bars that have all of them end at each row."""
+
+    columns: dict[str, pl.Series]
+    bars: NDArray[np.int64]
+
+
+def group_features(feature_set: FeatureSet) -> dict[Reads, list[FeatureSpec]]:
+    """Return the features with the same leader and inputs together, in column order."""
+    groups: dict[Reads, list[FeatureSpec]] = {}
+    for spec in feature_set.features:
+        reads = Reads(spec.leader)
+        # Asking each feature costs 0.2 ms, and few registries have inputs.
+        if feature_set.inputs:
+            reads = Reads(spec.leader, inputs_read(spec, leader=False), inputs_read(spec, leader=True))
+        groups.setdefault(reads, []).append(spec)
+    return groups
 
 
 def check_inputs(
@@ -132,9 +173,17 @@ def _describe_missing(
         return
     readers: dict[str, list[FeatureSpec]] = {"ts": list(specs)}
     for spec in specs:
-        for name in columns_read(spec, leader=leader):
+        names = columns_read(spec, leader=leader)
+        # On itself, a leader's features are 0 where its inputs have values.
+        if spec.leader == symbol and not leader:
+            names = (*names, *inputs_read(spec, leader=True))
+        for name in names:
             readers.setdefault(name, []).append(spec)
     for name, features in readers.items():
+        if name not in CANDLE_SCHEMA:
+            if name not in frame.columns:
+                yield what, "lacks", "lack", f"the input {name}, for {_format_features(features)}"
+            continue
         nulls = frame.height if name not in frame.columns else frame[name].null_count()
         if name not in frame.columns or nulls:
             rows = "" if nulls == frame.height else f" in {nulls} of {frame.height} rows"
@@ -211,32 +260,62 @@ def _make_column_expr(name: str, op: Op, params: tuple[tuple[str, Param], ...], 
     return pl.when(pl.col(_CONSECUTIVE_BARS) >= window.lookback_bars).then(value).cast(pl.Float32).alias(name)
 
 
-def _join_leader(own: pl.DataFrame, leader: pl.DataFrame, specs: Sequence[FeatureSpec], step_ms: int) -> pl.DataFrame:
-    """Join the leader's columns to the symbol's rows, and count the consecutive bars that both have."""
-    names = sorted({name for spec in specs for name in columns_read(spec, leader=True)} - {"ts"})
-    columns, counts = take_leader_columns(own, leader, names, step_ms)
-    kept = [column for column in own.get_columns() if column.name != _CONSECUTIVE_BARS]
-    return pl.DataFrame([*kept, *columns.values(), pl.Series(_CONSECUTIVE_BARS, counts)])
+def take_own_columns(own: pl.DataFrame, reads: Reads, step_ms: int, *, names: Sequence[str] | None = None) -> Source:
+    """Return columns of a symbol's candles for features that read no other symbol's, which its leader's features are.
+
+    `names` are those to take; None: all.
+    """
+    columns = {name: own[name] for name in (own.columns if names is None else names)}
+    inputs = sorted({*reads.inputs, *reads.leader_inputs})
+    present, filled = _find_present(own, inputs)
+    columns |= {name: column for name, column in filled.items() if name in columns}
+    return Source(columns, count_consecutive_bars(times_ms(own), step_ms, present=present))
 
 
-def take_leader_columns(
-    own: pl.DataFrame, leader: pl.DataFrame, names: Sequence[str], step_ms: int
-) -> tuple[dict[str, pl.Series], NDArray[np.int64]]:
-    """Return a leader's columns at a symbol's rows, and how many consecutive bars of both end at each row.
+def take_led_columns(
+    own: pl.DataFrame,
+    leader: pl.DataFrame,
+    reads: Reads,
+    leader_names: Sequence[str],
+    step_ms: int,
+    *,
+    names: Sequence[str] | None = None,
+) -> Source:
+    """Return columns of a symbol's candles, and at the same rows those of its leader's.
 
-    The leader's candles are sorted by time and have no nulls in the columns `names`, which are without prefix.
+    Args:
+        own: The symbol's candles.
+        leader: The leader's candles, sorted by time, without nulls in the columns `leader_names` but those of inputs.
+        reads: What the features read.
+        leader_names: Columns to take of the leader, without prefix and without `ts`.
+        step_ms: Length of the interval, in ms.
+        names: Columns to take of the symbol; None: all.
     """
     own_ms, leader_ms = times_ms(own), times_ms(leader)
     # With NumPy, because a join takes three queries, which in serving cost as much as all of the leader's features.
     rows = np.minimum(np.searchsorted(leader_ms, own_ms), max(0, leader_ms.size - 1))
     present = leader_ms[rows] == own_ms if leader_ms.size else np.zeros(own_ms.size, np.bool_)
-    columns = {}
-    for name in names:
-        values: NDArray[Any] = leader[name].to_numpy()
-        # The 1 at missing candles is never seen: every window that contains it is in the warm-up.
-        aligned = np.where(present, values[rows], 1) if values.size else np.ones(rows.size, values.dtype)
+    leader_present, leader_filled = _find_present(leader, reads.leader_inputs)
+    if leader_present is not None and leader_ms.size:
+        present = present & leader_present[rows]
+    own_present, filled = _find_present(own, reads.inputs)
+    columns = {name: filled.get(name, own[name]) for name in (own.columns if names is None else names)}
+    for name in leader_names:
+        values: NDArray[Any] = leader_filled.get(name, leader[name]).to_numpy()
+        aligned = np.where(present, values[rows], _FILLER) if values.size else np.ones(rows.size, values.dtype)
         columns[LEADER_PREFIX + name] = pl.Series(LEADER_PREFIX + name, aligned)
-    return columns, count_consecutive_bars(own_ms, step_ms, present=present)
+    if own_present is not None:
+        present = present & own_present
+    return Source(columns, count_consecutive_bars(own_ms, step_ms, present=present))
+
+
+def _find_present(frame: pl.DataFrame, inputs: Sequence[str]) -> tuple[NDArray[np.bool_] | None, dict[str, pl.Series]]:
+    """Return the rows at which every input has a value (None without inputs), and the inputs with _FILLER elsewhere."""
+    if not inputs:
+        return None, {}
+    values = {name: frame[name].to_numpy() for name in inputs}
+    present = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
+    return present, {name: pl.Series(name, np.where(present, column, _FILLER)) for name, column in values.items()}
 
 
 def count_consecutive_bars(

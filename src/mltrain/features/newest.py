@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import times_ms
 from mltrain.features.computation import (
     check_inputs,
     compute_features,
-    count_consecutive_bars,
     evaluate,
-    take_leader_columns,
+    group_features,
+    take_led_columns,
+    take_own_columns,
 )
 from mltrain.features.spec import columns_read
 from mltrain.times import interval_ms
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.features.computation import Reads
     from mltrain.features.spec import FeatureSet, FeatureSpec
 
 # In a stack of several symbols, features with lookbacks up to this are computed from that many rows of each symbol
@@ -39,10 +40,10 @@ _SHORT_BARS: Final = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """The g features with one leader, which read the same frame.
+    """The g features that read the same frame.
 
     Attributes:
-        leader: The leader; None for features that read none.
+        reads: Their leader, and the inputs that they read.
         positions: Positions in column order, shape (g,).
         lookbacks: Lookbacks in bars, shape (g,).
         exprs: Expressions, as Float32.
@@ -50,7 +51,7 @@ class _Group:
         leader_columns: Columns that they read of the leader, without prefix.
     """
 
-    leader: str | None
+    reads: Reads
     positions: NDArray[np.intp]
     lookbacks: NDArray[np.int64]
     exprs: tuple[pl.Expr, ...]
@@ -64,8 +65,7 @@ class NewestFeatures:
     def __init__(self, feature_set: FeatureSet) -> None:
         self._feature_set = feature_set
         self._step_ms = interval_ms(feature_set.interval)
-        leaders = dict.fromkeys(spec.leader for spec in feature_set.features)
-        self._groups = [_make_group(feature_set, leader) for leader in leaders]
+        self._groups = [_make_group(feature_set, *group) for group in group_features(feature_set).items()]
 
     def compute(self, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]) -> NDArray[np.float32]:
         """Return the f features of each of n symbols' last candle, shape (n, f); NaN where a lookback is incomplete.
@@ -96,9 +96,9 @@ class NewestFeatures:
             own = candles[symbol]
             if not own.height:
                 continue
-            if symbol == group.leader:
-                complete = count_consecutive_bars(times_ms(own), self._step_ms)[-1] >= group.lookbacks
-                x[row, group.positions[complete]] = 0.0
+            if symbol == group.reads.leader:
+                bars = take_own_columns(own, group.reads, self._step_ms, names=()).bars[-1]
+                x[row, group.positions[bars >= group.lookbacks]] = 0.0
                 continue
             parts.append(self._make_part(own, group, candles))
             rows.append(row)
@@ -110,11 +110,14 @@ class NewestFeatures:
 
     def _make_part(self, own: pl.DataFrame, group: _Group, candles: Mapping[str, pl.DataFrame]) -> _Part:
         """Take the columns that a group reads from the symbol's candles `own` and from those of the leader."""
-        columns = {name: own[name] for name in group.columns}
-        if group.leader is None:
-            return _Part(columns, own.height, int(count_consecutive_bars(times_ms(own), self._step_ms)[-1]))
-        leader, bars = take_leader_columns(own, candles[group.leader], group.leader_columns, self._step_ms)
-        return _Part(columns | leader, own.height, int(bars[-1]))
+        leader = group.reads.leader
+        if leader is None:
+            source = take_own_columns(own, group.reads, self._step_ms, names=group.columns)
+        else:
+            source = take_led_columns(
+                own, candles[leader], group.reads, group.leader_columns, self._step_ms, names=group.columns
+            )
+        return _Part(source.columns, own.height, int(source.bars[-1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,13 +129,13 @@ class _Part:
     bars: int
 
 
-def _make_group(feature_set: FeatureSet, leader: str | None) -> _Group:
-    """Collect what it takes to compute the features with this leader; None: those without a leader."""
-    positions = [i for i, spec in enumerate(feature_set.features) if spec.leader == leader]
-    specs = [feature_set.features[i] for i in positions]
+def _make_group(feature_set: FeatureSet, reads: Reads, specs: Sequence[FeatureSpec]) -> _Group:
+    """Collect what it takes to compute these features, which read the same."""
+    position = {name: i for i, name in enumerate(feature_set.names)}
+    positions = [position[spec.name] for spec in specs]
     windows = [spec.window() for spec in specs]
     return _Group(
-        leader=leader,
+        reads=reads,
         positions=np.array(positions, np.intp),
         lookbacks=np.array([window.lookback_bars for window in windows]),
         exprs=tuple(w.expr.cast(pl.Float32).alias(str(i)) for i, w in enumerate(windows)),

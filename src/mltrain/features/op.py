@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from mltrain.documents.records import Limits
+from mltrain.names import FEATURE
 
 if TYPE_CHECKING:
     import polars as pl
 
 # `Limits` too: the annotations of a user's op need it.
-__all__ = ["LEADER_PREFIX", "MAX_BARS", "Bars", "Lag", "Limits", "Op", "Shape", "Spread", "Window"]
+__all__ = ["LEADER_PREFIX", "MAX_BARS", "Bars", "InputName", "Lag", "Limits", "Op", "Shape", "Spread", "Window"]
 
 LEADER_PREFIX: Final = "leader_"
 
@@ -25,7 +26,7 @@ class Window:
     """What an op returns: an expression and its lookback.
 
     Attributes:
-        expr: The value at each bar, computed from candle columns (`expr.meta.root_names()`).
+        expr: The value at each bar, computed from candle columns and inputs (`expr.meta.root_names()`).
         lookback_bars: Number of bars that the value depends on, the newest included; 1 or more.
     """
 
@@ -39,3 +40,5 @@ Bars: TypeAlias = Annotated[int, Limits(1, MAX_BARS)]
 Spread: TypeAlias = Annotated[int, Limits(2, MAX_BARS)]
 Shape: TypeAlias = Annotated[int, Limits(3, MAX_BARS)]
 Lag: TypeAlias = Annotated[int, Limits(0, MAX_BARS)]
+# The name of one of the registry's inputs.
+InputName: TypeAlias = Annotated[str, FEATURE]

@@ -6,12 +6,12 @@ import inspect
 import typing
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from mltrain.features.op import Limits
+from mltrain.features.op import InputName, Limits
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.spec import FeatureSpec, build_window, columns_read, reads_leader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
 
@@ -23,15 +23,20 @@ _ATTEMPTS: Final = 40
 _DEFAULT_LIMITS: Final = Limits(1, 20)
 
 
-def draw_feature(op: str, rng: np.random.Generator, *, name: str, leader: str, max_bars: int) -> FeatureSpec | None:
+def draw_feature(
+    op: str, rng: np.random.Generator, *, name: str, leader: str, max_bars: int, inputs: Sequence[str] = ()
+) -> FeatureSpec | None:
     """Return a feature of an op (a key of `OPS`) with random parameters; None if no draw satisfies the op.
 
     `leader` is a symbol, used if the op reads one; `max_bars` limits every number among the parameters, unless the
-    op's minimum is larger.
+    op's minimum is larger; `inputs` are the names of inputs to choose from, without which an op on inputs has no draw.
     """
     hints = typing.get_type_hints(OPS[op], include_extras=True)
+    keys = list(inspect.signature(OPS[op]).parameters)
+    if not inputs and InputName in [hints[key] for key in keys]:
+        return None
     for _ in range(_ATTEMPTS):
-        params = {key: _draw_value(hints[key], rng, max_bars) for key in inspect.signature(OPS[op]).parameters}
+        params = {key: _draw_value(hints[key], rng, max_bars, inputs) for key in keys}
         try:
             build_window(OPS[op], tuple(params.items()))
         # Ops raise ValueError for parameters that contradict each other.
@@ -42,8 +47,10 @@ def draw_feature(op: str, rng: np.random.Generator, *, name: str, leader: str, m
 
 
 # Any: an op's parameter may have any annotation.
-def _draw_value(hint: Any, rng: np.random.Generator, maximum: int) -> Param:  # noqa: ANN401
-    """Draw a choice of a Literal, or a number within the limits of an annotation and up to `maximum`."""
+def _draw_value(hint: Any, rng: np.random.Generator, maximum: int, inputs: Sequence[str]) -> Param:  # noqa: ANN401
+    """Draw an input, a choice of a Literal, or a number within the limits of an annotation and up to `maximum`."""
+    if hint == InputName:
+        return inputs[int(rng.integers(len(inputs)))]
     if typing.get_origin(hint) is Literal:
         choices: tuple[str, ...] = typing.get_args(hint)
         return choices[int(rng.integers(len(choices)))]

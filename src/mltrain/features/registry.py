@@ -41,9 +41,9 @@ class FeatureInfo:
         summary: First line of the op's docstring, with its formula.
         params: The op's parameters.
         lookback_bars: Number of bars that a value depends on, the newest included.
-        columns: Candle columns of the symbol itself that it reads.
+        columns: Candle columns and inputs of the symbol itself that it reads.
         leader: The leader symbol, or None.
-        leader_columns: Candle columns of the leader that it reads.
+        leader_columns: Candle columns and inputs of the leader that it reads.
         dtype: Type of the column.
     """
 
@@ -122,14 +122,17 @@ def _name_of(path: Path | None) -> str:
 
 
 def take_features(path: Path | None, interval: str) -> tuple[FeatureSet, tuple[str, ...]]:
-    """Read a registry for candles of an interval; also return warnings about the features that it leaves out there.
+    """Read a registry for candles of an interval; also return warnings about what it leaves out there.
 
     The arguments and errors are those of `load_registry`.
     """
     registry = read_registry(path)
-    feature_set, constant = registry.at(interval, where=_name_of(path)), registry.constant_features(interval)
-    warnings = [f"left out, because every {interval} candle has the same value: {', '.join(constant)}"]
-    return feature_set, tuple(warnings if constant else ())
+    warnings = []
+    if constant := registry.constant_features(interval):
+        warnings.append(f"left out, because every {interval} candle has the same value: {', '.join(constant)}")
+    if unread := registry.unread_inputs(interval):
+        warnings.append(f"inputs left out, because no feature reads them: {', '.join(unread)}")
+    return registry.at(interval, where=_name_of(path)), tuple(warnings)
 
 
 def describe_features(feature_set: FeatureSet | Registry) -> tuple[FeatureInfo, ...]:

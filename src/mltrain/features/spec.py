@@ -1,4 +1,4 @@
-"""The registry as values: features in column order and the label, and its strict reader.
+"""The registry as values: features in column order, the inputs that they read, the label, and its strict reader.
 
 A `Registry` is a file as written, which may be for candles of any interval; a `FeatureSet` is for those of one.
 `FeatureSet.from_json(x.to_json()) == x`, and a registry read from `to_yaml` is equal as well. `registry_sha256` hashes
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import TS_DTYPE
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
+from mltrain.candles.input_tables import InputSpec
 from mltrain.documents.records import (
     OMIT_DEFAULT,
     RAW,
@@ -41,6 +42,9 @@ from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import DAY_MS, INTERVALS_MS, floor_to_grid, interval_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mltrain.documents.records import Violation
     from mltrain.documents.values import Json
     from mltrain.features.op import Op
     from mltrain.features.user_ops import UserOps
@@ -50,6 +54,7 @@ Param: TypeAlias = int | float | str
 FORMAT: Final = 1
 # More columns than any data set can support; a limit, because a line of YAML is easily repeated.
 MAX_FEATURES: Final = 1_000
+MAX_INPUTS: Final = 100
 MIN_COST_BPS: Final = 0.01
 # Of the open times at which a feature of the time alone is evaluated; any ten years would do.
 _SAMPLED_FROM_MS: Final = 1_420_070_400_000
@@ -200,15 +205,35 @@ class _FeatureList:
     __slots__ = ()
 
     features: tuple[FeatureSpec, ...]
+    inputs: tuple[InputSpec, ...]
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.features) <= MAX_FEATURES:
             raise RecordError((("features",), f"must be 1 to {MAX_FEATURES} features, not {len(self.features)}"))
-        seen: set[str] = set()
-        for index, name in enumerate(self.names):
-            if name in seen:
-                raise RecordError((("features", index, "name"), f"a feature {name} is already defined above"))
-            seen.add(name)
+        if len(self.inputs) > MAX_INPUTS:
+            raise RecordError((("inputs",), f"must be at most {MAX_INPUTS} inputs, not {len(self.inputs)}"))
+        for key, what, names in (
+            ("features", "a feature", self.names),
+            ("inputs", "an input", [spec.name for spec in self.inputs]),
+        ):
+            seen: set[str] = set()
+            for index, name in enumerate(names):
+                if name in seen:
+                    raise RecordError(((key, index, "name"), f"{what} {name} is already defined above"))
+                seen.add(name)
+        violations = tuple(self._find_undeclared())
+        if violations:
+            raise RecordError(*violations)
+
+    def _find_undeclared(self) -> Iterator[Violation]:
+        """Yield each feature that reads a column which is neither a candle's nor a declared input."""
+        declared = {spec.name for spec in self.inputs}
+        for index, spec in enumerate(self.features):
+            read = {*inputs_read(spec, leader=False), *inputs_read(spec, leader=True)}
+            for name in sorted(read - declared):
+                guess = did_you_mean(name, {*declared, *CANDLE_SCHEMA})
+                message = f"{spec.op} reads {show(name)}, which is neither a column of candles nor one of the `inputs`"
+                yield ("features", index), message + (f"; {guess}" if guess else "")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -249,12 +274,14 @@ class Registry(_FeatureList):
         label: The label to predict.
         features: The features in column order; names are unique.
         interval: The only interval whose candles the registry is for; None: any.
+        inputs: The user's own columns that features may read; names are unique.
     """
 
     version: Annotated[int, Limits(FORMAT, FORMAT)]
     label: LabelSpec
     features: tuple[FeatureSpec, ...]
     interval: Annotated[Annotated[str, OneOf(tuple(INTERVALS_MS))] | None, OMIT_DEFAULT] = None
+    inputs: Annotated[tuple[InputSpec, ...], OMIT_DEFAULT] = ()
 
     def constant_features(self, interval: str) -> tuple[str, ...]:
         """Return the features that have one value at all candles of an interval, such as the time of day at 1d.
@@ -265,8 +292,15 @@ class Registry(_FeatureList):
             return ()
         return tuple(spec.name for spec in self.features if _is_constant(spec, interval_ms(interval)))
 
+    def unread_inputs(self, interval: str) -> tuple[str, ...]:
+        """Return the names of the inputs that no feature reads at candles of an interval."""
+        constant = self.constant_features(interval)
+        specs = [spec for spec in self.features if spec.name not in constant]
+        read = {name for spec in specs for leader in (False, True) for name in inputs_read(spec, leader=leader)}
+        return tuple(spec.name for spec in self.inputs if spec.name not in read)
+
     def at(self, interval: str, *, where: str) -> FeatureSet:
-        """Return the features and the label for candles of an interval, without `constant_features`.
+        """Return features, inputs and label for candles of an interval, without `constant_features`, `unread_inputs`.
 
         Raises:
             InputError: The registry, called `where` in messages, is for another interval, or no feature is left.
@@ -280,7 +314,9 @@ class Registry(_FeatureList):
         features = tuple(spec for spec in self.features if spec.name not in constant)
         if not features:
             raise InputError(f"{where}: at {interval} every feature has one value only: {', '.join(constant)}")
-        return FeatureSet(self.version, interval, self.label, features)
+        unread = self.unread_inputs(interval)
+        inputs = tuple(spec for spec in self.inputs if spec.name not in unread)
+        return FeatureSet(self.version, interval, self.label, features, inputs)
 
 
 @record
@@ -293,12 +329,14 @@ class FeatureSet(_FeatureList):
         interval: Interval of the candles, such as "1m".
         label: The label to predict.
         features: The features in column order; names are unique.
+        inputs: The user's own columns that they read; names are unique.
     """
 
     version: Annotated[int, Limits(FORMAT, FORMAT)]
     interval: Annotated[str, OneOf(tuple(INTERVALS_MS))]
     label: LabelSpec
     features: tuple[FeatureSpec, ...]
+    inputs: Annotated[tuple[InputSpec, ...], OMIT_DEFAULT] = ()
 
     @property
     def label_overlap_ms(self) -> int:
@@ -316,6 +354,8 @@ class FeatureSet(_FeatureList):
             f"version: {self.version}",
             f"interval: {self.interval}",
             f"label: {{{label}}}",
+            *(["inputs:"] if self.inputs else []),
+            *(f"  - {_format_flow(to_json(spec))}" for spec in self.inputs),
             "features:",
             *(f"  - {_format_flow(to_json(spec))}" for spec in self.features),
         ]
@@ -355,11 +395,16 @@ def reads_leader(op: Op, params: Mapping[str, Param]) -> bool:
 
 
 def columns_read(spec: FeatureSpec, *, leader: bool) -> tuple[str, ...]:
-    """Return the candle columns, sorted, that a feature reads of its symbol or, if `leader` is set, of its leader."""
+    """Return the candle columns and inputs, sorted, that a feature reads of its symbol or, if set, of its leader."""
     names = _input_columns(OPS[spec.op], tuple(spec.params.items()))
     if leader:
         return tuple(name.removeprefix(LEADER_PREFIX) for name in names if name.startswith(LEADER_PREFIX))
     return tuple(name for name in names if not name.startswith(LEADER_PREFIX))
+
+
+def inputs_read(spec: FeatureSpec, *, leader: bool) -> tuple[str, ...]:
+    """Return the inputs, sorted, that a feature reads of its symbol or, if `leader` is set, of its leader."""
+    return tuple(name for name in columns_read(spec, leader=leader) if name not in CANDLE_SCHEMA)
 
 
 # Both are cached: building an expression takes 20 us and asking for its columns 5 us, for every feature, and serving

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from mltrain.documents.records import record
 from mltrain.documents.values import Sha256
 from mltrain.errors import InputError, OwnOpsError, UsageError
+from mltrain.features.op import InputName
 from mltrain.features.ops.catalogue import OPS
 from mltrain.names import FEATURE, show
 
@@ -181,7 +182,7 @@ def _find_op_problems(op: object, function: object, name: str) -> list[str]:
     except Exception as err:  # noqa: BLE001
         return [f"{op}: its signature cannot be read: {err}"]
     return [
-        f"{op}: its parameter {p.name} must be given by name and be an int, a float or a Literal of texts"
+        f"{op}: its parameter {p.name} must be given by name and be an int, a float, a Literal of texts or an InputName"
         for p in parameters.values()
         if p.kind not in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD} or not _is_param(hints.get(p.name))
     ]
@@ -189,7 +190,9 @@ def _find_op_problems(op: object, function: object, name: str) -> list[str]:
 
 # Any: an op's parameter may have any annotation.
 def _is_param(hint: Any) -> bool:  # noqa: ANN401
-    """Return whether an annotation is that of a parameter that a registry can hold: int, float or texts to choose."""
+    """Return whether a registry can hold a parameter with this annotation: int, float, texts to choose, an input."""
+    if hint == InputName:
+        return True
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is Literal:

@@ -232,10 +232,13 @@ def _draw_other_features(
     rng = np.random.default_rng(seed)
     used = {spec.op for spec in feature_set.features}
     leader = next((name for name in feature_set.leaders if name in candles), min(candles))
+    inputs = [spec.name for spec in feature_set.inputs]
     drawn = [
-        draw_feature(op, rng, name=op, leader=leader, max_bars=_RANDOM_FEATURE_BARS)
+        draw_feature(op, rng, name=op, leader=leader, max_bars=_RANDOM_FEATURE_BARS, inputs=inputs)
         for op in sorted(OPS)
         if op not in used
     ]
-    complete = [{c.name for c in frame.get_columns() if not c.has_nulls()} for frame in candles.values()]
+    complete = [
+        {c.name for c in frame.get_columns() if not c.has_nulls() or c.name in inputs} for frame in candles.values()
+    ]
     return select_readable_features((spec for spec in drawn if spec is not None), set.intersection(*complete))

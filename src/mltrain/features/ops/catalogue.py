@@ -5,8 +5,9 @@ depends on. Every op has these properties, which tests check for all of them:
 
 - finite lookback: the value at t is a function of the last `lookback_bars` candles, to the last bit;
 - total: after the warm-up the value is finite for every valid candle, also without volume, trades or any move (the
-  docstring states the value in those cases), so null always means a warm-up or a gap;
-- scale-free: ratios, logarithms of ratios or scores; a rescaled price or volume gives the same value.
+  docstring states the value in those cases), so null always means a warm-up, a gap or an input that is not known;
+- scale-free: ratios, logarithms of ratios or scores; a rescaled price or volume gives the same value. (An input is
+  taken in its own unit.)
 
 Columns named `leader_...` are those of the leader symbol's candle of the same time. Notation: c, o, h, l, v are close,
 open, high, low and volume of the newest bar, c[k] is the close k bars earlier, r = ln(c / c[1]), and sums, means,
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mltrain.features.ops import activity, candle, leader, levels, momentum, returns, volatility
+from mltrain.features.ops import activity, candle, input_values, leader, levels, momentum, returns, volatility
 
 if TYPE_CHECKING:
     from mltrain.features.op import Op
@@ -31,6 +32,7 @@ OPS: Final[dict[str, Op]] = {
     **candle.OPS,
     **activity.OPS,
     **leader.OPS,
+    **input_values.OPS,
 }
 
 #: Increased when a value of any op changes, but not for a new op. Models trained with another version warn.
