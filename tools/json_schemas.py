@@ -76,18 +76,12 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     ),
     "cache-prune/1": Document("mltrain.sources.cache_upkeep:Pruned", ("cache prune",), "The days that were removed."),
     "card-diff/1": Document("mltrain.report.card_diff:CardDiff", ("card diff",), "The differences of two versions."),
-    "card-diff-page/1": Document(
-        "mltrain.cli.version_documents:CardDiffPage", ("card diff",), "The page that --html wrote."
-    ),
-    "card-report/1": Document(
-        "mltrain.cli.version_documents:ReportDocument", ("card report",), "The report of a version."
-    ),
-    "card-schema/1": Document(
-        "mltrain.cli.version_documents:CardSchemaDocument", ("card schema",), "The schema of a card."
-    ),
-    "card-show/1": Document("mltrain.cli.version_documents:CardShowDocument", ("card show",), "The card of a version."),
+    "card-diff-page/1": Document("mltrain.api.html_pages:CardDiffPage", ("card diff",), "The page that --html wrote."),
+    "card-report/1": Document("mltrain.api.html_pages:ReportPage", ("card report",), "The report of a version."),
+    "card-schema/1": Document("mltrain.api.card:CardSchema", ("card schema",), "The schema of a card."),
+    "card-show/1": Document("mltrain.api.card:CardOfVersion", ("card show",), "The card of a version."),
     "card-validate/1": Document(
-        "mltrain.cli.version_documents:CardValidateDocument",
+        "mltrain.api.card:CardValidation",
         ("card validate",),
         "Whether cards are valid; exit code 0 or 3.",
     ),
@@ -132,17 +126,17 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "Every promotion and rollback; exit code 3 if the log has a problem.",
     ),
     "models/1": Document(
-        "mltrain.cli.version_documents:ModelsDocument",
+        "mltrain.api.models:ModelList",
         ("models", "rollback"),
         "The versions. (rollback prints it on stderr if no version was named.)",
     ),
-    "models-page/1": Document("mltrain.cli.version_documents:ModelsPage", ("models",), "The page that --html wrote."),
+    "models-page/1": Document("mltrain.api.html_pages:ModelsPage", ("models",), "The page that --html wrote."),
     "models-pack/1": Document("mltrain.store.packing:PackedVersion", ("models pack",), "The archive that was written."),
     "models-prune/1": Document(
         "mltrain.store.version_pruning:PrunedVersions", ("models prune",), "The versions that were removed and kept."
     ),
     "models-repair/1": Document(
-        "mltrain.cli.version_documents:RepairDocument", ("models repair",), "What was repaired, and what was left."
+        "mltrain.api.models:RepairResult", ("models repair",), "What was repaired, and what was left."
     ),
     "models-unpack/1": Document(
         "mltrain.store.packing:UnpackedVersion", ("models unpack",), "The version that was unpacked."

@@ -15,6 +15,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mltrain._version import __version__ as __version__
+    from mltrain.api.card import card_schema as card_schema
+    from mltrain.api.card import card_show as card_show
+    from mltrain.api.card import card_validate as card_validate
+    from mltrain.api.html_pages import card_diff as card_diff
+    from mltrain.api.html_pages import card_diff_page as card_diff_page
+    from mltrain.api.html_pages import card_report as card_report
+    from mltrain.api.html_pages import models_page as models_page
+    from mltrain.api.models import list_models as list_models
+    from mltrain.api.models import models_history as models_history
+    from mltrain.api.models import models_pack as models_pack
+    from mltrain.api.models import models_prune as models_prune
+    from mltrain.api.models import models_repair as models_repair
+    from mltrain.api.models import models_unpack as models_unpack
+    from mltrain.api.models import promote as promote
+    from mltrain.api.models import rollback as rollback
     from mltrain.api.plots import plot_calibration as plot_calibration
     from mltrain.api.plots import plot_feature_importance as plot_feature_importance
     from mltrain.api.plots import plot_trials as plot_trials
@@ -38,12 +53,27 @@ HOME: Final = {
     "Model": "mltrain.serving.model",
     "RefusedError": "mltrain.errors",
     "__version__": "mltrain._version",
+    "card_diff": "mltrain.api.html_pages",
+    "card_diff_page": "mltrain.api.html_pages",
+    "card_report": "mltrain.api.html_pages",
+    "card_schema": "mltrain.api.card",
+    "card_show": "mltrain.api.card",
+    "card_validate": "mltrain.api.card",
+    "list_models": "mltrain.api.models",
     "list_studies": "mltrain.api.studies",
     "load": "mltrain.serving.model",
+    "models_history": "mltrain.api.models",
+    "models_pack": "mltrain.api.models",
+    "models_page": "mltrain.api.html_pages",
+    "models_prune": "mltrain.api.models",
+    "models_repair": "mltrain.api.models",
+    "models_unpack": "mltrain.api.models",
     "plot_calibration": "mltrain.api.plots",
     "plot_calibration_curve": "mltrain.report.calibration_curve",
     "plot_feature_importance": "mltrain.api.plots",
     "plot_trials": "mltrain.api.plots",
+    "promote": "mltrain.api.models",
+    "rollback": "mltrain.api.models",
     "studies_prune": "mltrain.api.studies",
     "verify_model": "mltrain.api.verify",
     "verify_snapshot": "mltrain.api.verify",
@@ -56,12 +86,27 @@ __all__ = [
     "Model",
     "RefusedError",
     "__version__",
+    "card_diff",
+    "card_diff_page",
+    "card_report",
+    "card_schema",
+    "card_show",
+    "card_validate",
+    "list_models",
     "list_studies",
     "load",
+    "models_history",
+    "models_pack",
+    "models_page",
+    "models_prune",
+    "models_repair",
+    "models_unpack",
     "plot_calibration",
     "plot_calibration_curve",
     "plot_feature_importance",
     "plot_trials",
+    "promote",
+    "rollback",
     "studies_prune",
     "verify_model",
     "verify_snapshot",

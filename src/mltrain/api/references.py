@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 from mltrain.errors import UsageError
 
@@ -31,9 +31,8 @@ class HasFolder(Protocol):
         """The version's folder; None: it was not published."""
 
 
-if TYPE_CHECKING:
-    SnapshotRef: TypeAlias = str | os.PathLike[str] | Snapshot | HasSnapshot
-    VersionRef: TypeAlias = str | os.PathLike[str] | HasFolder
+SnapshotRef: TypeAlias = Union[str, os.PathLike[str], "Snapshot", HasSnapshot]
+VersionRef: TypeAlias = str | os.PathLike[str] | HasFolder
 
 
 def read_snapshot(snapshot: SnapshotRef, data_dir: str | os.PathLike[str]) -> Snapshot:

@@ -13,8 +13,8 @@ from mltrain.cli.tables import folding, right, table
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
+    from mltrain.api.html_pages import Page
     from mltrain.cli.render import View
-    from mltrain.cli.version_documents import Page
     from mltrain.report.card_diff import CardDiff, Difference
 
 # What a terminal shows; --json and --html have all.
@@ -30,23 +30,9 @@ def card_report(
     session: Session, ref: LiveVersionArgument = None, output: Output = None, show: Open = False
 ) -> Outcome:
     """Print the path of a version's report; without one, or with --output, make it from the stored files."""
-    from mltrain.cli.version_documents import ReportDocument
-    from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
-    from mltrain.report.version_data import read_material
-    from mltrain.storage.hashing import sha256_bytes
-    from mltrain.storage.writing import atomic_write
-    from mltrain.store.listing import read_version_card
+    from mltrain.api.html_pages import card_report
 
-    version = session.open_version(ref)
-    stored = output is None and version.manifest.entry(REPORT_FILE) is not None
-    if stored:
-        path, html = version.folder / REPORT_FILE, version.read(REPORT_FILE, max_bytes=MAX_REPORT_BYTES)
-    else:
-        path = output or session.data_dir / f"report-{version.name}.html"
-        html = draft_report(read_material(version, read_version_card(version))).finish(version.name)
-    if not stored:
-        atomic_write(path, html)
-    page = ReportDocument(path, len(html), sha256_bytes(html), not stored, version.name)
+    page = card_report(ref, output=output, data_dir=session.data_dir, slot=session.slot, progress=session.progress)
     return _show_page(page, show=show, session=session)
 
 
@@ -60,28 +46,21 @@ def card_diff(
     show: Open = False,
 ) -> Outcome:
     """Show the differences of two versions: figures, gates, and every value of their cards."""
-    from mltrain.cli.version_documents import CardDiffPage, write_page
-    from mltrain.report.card_diff import compare_versions, render_diff
+    from mltrain.api.html_pages import card_diff, card_diff_page
 
-    store = session.open_store()
-    comparison = compare_versions(store.open_version(first), store.open_version(second))
-    diff = comparison.diff
     if html:
-        path = output or session.data_dir / f"diff-{diff.a}-{diff.b}.html"
-        page = write_page(CardDiffPage, path, render_diff(comparison))
+        page = card_diff_page(first, second, output=output, data_dir=session.data_dir, slot=session.slot)
         return _show_page(page, show=show, session=session)
     refuse_without_html(output, show=show)
+    diff = card_diff(first, second, data_dir=session.data_dir, slot=session.slot)
     return Outcome(diff, lambda: _view_diff(diff))
 
 
 def models_page(session: Session, output: Path | None, *, show: bool) -> Outcome:
     """Write the HTML page that lists all versions, and open it in the browser if `show`."""
-    from mltrain.cli.version_documents import ModelsPage, write_page
-    from mltrain.report.index import render_index
+    from mltrain.api.html_pages import models_page
 
-    path = output or session.data_dir / "models.html"
-    html = render_index(session.open_store(), folder=path.parent)
-    return _show_page(write_page(ModelsPage, path, html), show=show, session=session)
+    return _show_page(models_page(output, data_dir=session.data_dir), show=show, session=session)
 
 
 def refuse_without_html(output: Path | None, *, show: bool) -> None:

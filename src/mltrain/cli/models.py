@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mltrain.api.workspace import current_user
 from mltrain.cli import html_pages
 from mltrain.cli.arguments import (
     DryRunOption,
@@ -22,7 +21,7 @@ from mltrain.cli.completion import complete_version_name
 from mltrain.cli.help import add_command, new_group, output_option
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number_text, view_pruned
 from mltrain.cli.tables import folding, optional, right, table
-from mltrain.errors import InputError, MltrainError, UsageError
+from mltrain.errors import InputError
 from mltrain.names import DEFAULT_SLOT
 from mltrain.store import REPAIR_HINT
 
@@ -31,12 +30,10 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.card.model_card import ModelCard
-    from mltrain.card.validation import CardCheck
+    from mltrain.api.card import CardOfVersion
     from mltrain.store.listing import ModelRow
     from mltrain.store.promotion import Move
     from mltrain.store.repair import RepairStep
-    from mltrain.store.store import Store
 
 # Exit code of a list that is shown because no choice was made: a usage error.
 LISTED = 2
@@ -75,8 +72,7 @@ def models(
     show: html_pages.Open = False,
 ) -> Outcome | None:
     """List the versions by slot: verdict, metrics, which one is live."""
-    from mltrain.cli.version_documents import ModelsDocument
-    from mltrain.store.listing import list_models
+    from mltrain.api.models import list_models
 
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
@@ -84,22 +80,15 @@ def models(
     if html:
         return html_pages.models_page(session, output, show=show)
     html_pages.refuse_without_html(output, show=show)
-    store = session.open_store()
-    rows = list_models(store)
-    for slot in store.promoted_slots():
-        try:
-            store.in_slot(slot).check_pointer()
-        except InputError as err:
-            # The list helps to recover.
-            session.progress.warn(f"{err.message}; {err.hint}")
+    listed = list_models(data_dir=session.data_dir, progress=session.progress)
 
     def view() -> Iterator[RenderableType]:
-        if not rows:
+        if not listed.models:
             yield f"no versions in {session.data_dir}: train one with `mltrain train`"
             return
-        yield from _view_models(rows)
+        yield from _view_models(listed.models)
 
-    return Outcome(ModelsDocument(rows), view)
+    return Outcome(listed, view)
 
 
 def _view_models(rows: Sequence[ModelRow]) -> Iterator[RenderableType]:
@@ -129,13 +118,14 @@ def _models_table(title: str | None, rows: Sequence[ModelRow]) -> RenderableType
 @command(has_slot=True)
 def history(session: Session) -> Outcome:
     """Show every promotion and rollback in a slot, and check the log."""
-    store = session.open_store()
-    log = store.history()
-    others = [slot for slot in store.slots() if slot != store.slot]
+    from mltrain.api.models import models_history
+
+    log = models_history(data_dir=session.data_dir, slot=session.slot)
+    others = [slot for slot in session.open_store().slots() if slot != log.slot]
 
     def view() -> Iterator[RenderableType]:
         if not log.entries:
-            yield f"nothing has been promoted yet in {session.data_dir}{_in_slot(store.slot)}"
+            yield f"nothing has been promoted yet in {session.data_dir}{_in_slot(log.slot)}"
         else:
             rows = [
                 (e.serial, minute_text(e.when), e.from_version, e.to_version, e.verdict, e.by, e.why,
@@ -165,18 +155,17 @@ def models_repair(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
 ) -> Outcome:
     """Restore pointers and links that were lost, or became files and folders, when the data folder was copied."""
-    from mltrain.cli.version_documents import RepairDocument
-    from mltrain.store.repair import repair_store
+    from mltrain.api.models import models_repair
 
-    steps = repair_store(session.open_store(), by=current_user(), now_ms=session.now_ms, dry_run=dry_run)
-    left = any(step.left for step in steps)
+    repaired = models_repair(dry_run=dry_run, data_dir=session.data_dir, now_ms=session.now_ms)
+    left = any(step.left for step in repaired.steps)
 
     def view() -> Iterator[RenderableType]:
-        yield from (_view_step(step, dry_run=dry_run) for step in steps)
-        if not steps:
+        yield from (_view_step(step, dry_run=dry_run) for step in repaired.steps)
+        if not repaired.steps:
             yield "nothing to repair: every pointer and every link is in its place"
 
-    return Outcome(RepairDocument(dry_run, steps), view, exit_code=FAILED_CHECK if left else 0)
+    return Outcome(repaired, view, exit_code=FAILED_CHECK if left else 0)
 
 
 def _view_step(step: RepairStep, *, dry_run: bool) -> str:
@@ -192,9 +181,9 @@ def models_pack(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The archive.")],
 ) -> Outcome:
     """Write a version and the manifest of its snapshot to one file, to carry it to another machine."""
-    from mltrain.store.packing import pack_version
+    from mltrain.api.models import models_pack
 
-    packed = pack_version(session.open_store(), ref, output)
+    packed = models_pack(ref, output, data_dir=session.data_dir, slot=session.slot)
 
     def view() -> Iterator[RenderableType]:
         yield f"{packed.version} packed into {packed.path}, {packed.bytes / 1e6:.1f} MB"
@@ -210,9 +199,9 @@ def models_unpack(
     session: Session, path: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of `models pack`.")]
 ) -> Outcome:
     """Add the version in an archive to the data folder; it is not promoted."""
-    from mltrain.store.packing import unpack_version
+    from mltrain.api.models import models_unpack
 
-    unpacked = unpack_version(session.open_store(), path)
+    unpacked = models_unpack(path, data_dir=session.data_dir)
 
     def view() -> Iterator[RenderableType]:
         state = "unpacked" if unpacked.created else "is there already"
@@ -227,9 +216,9 @@ def models_unpack(
 @command(has_slot=True)
 def models_prune(session: Session, keep: KeepOption, dry_run: DryRunOption = False) -> Outcome:
     """Remove the oldest versions of a slot, except the live one, its predecessor, the latest, and those in use."""
-    from mltrain.store.version_pruning import prune_versions
+    from mltrain.api.models import models_prune
 
-    done = prune_versions(session.open_store(), keep=keep, dry_run=dry_run)
+    done = models_prune(keep=keep, dry_run=dry_run, data_dir=session.data_dir, slot=session.slot)
     kept = {version.version: version.why for version in done.kept}
     return Outcome(done, lambda: view_pruned(done.removed, kept, dry_run=dry_run))
 
@@ -250,24 +239,20 @@ def promote(
     ops: OpsOption = None,
 ) -> Outcome:
     """Make a GO version the live one of its slot, in one atomic step."""
-    from mltrain.serving.contract_check import check_same_meaning
-    from mltrain.store.promotion import promote_version
+    from mltrain.api.models import promote
 
-    if force and not why:
-        raise UsageError("--force needs a reason", hint="add --why TEXT; it is kept in promotions.jsonl")
     register_ops(ops)
-    store = session.open_store()
-    _check_slot(session, store, ref)
-    moved = promote_version(
-        store,
+    moved = promote(
         ref,
         force=force,
-        why=why or "promoted by hand",
-        by=current_user(),
+        other_meaning=other_meaning,
+        why=why,
+        ops=ops,
+        data_dir=session.data_dir,
+        slot=session.slot,
+        progress=session.progress,
         now_ms=session.now_ms,
-        check=None if other_meaning else check_same_meaning,
     )
-    _warn_of_other_meaning(session, store, moved)
     return _moved(moved)
 
 
@@ -284,64 +269,31 @@ def rollback(
     ] = "rolled back by hand",
 ) -> Outcome:
     """Make an earlier version live again in its slot, in one atomic step."""
-    from mltrain.cli.version_documents import ModelsDocument
-    from mltrain.store.listing import list_models
-    from mltrain.store.promotion import roll_back, roll_back_previous
+    from mltrain.api.models import list_promoted_models, rollback
 
-    store = session.open_store()
-    if previous and version is not None:
-        raise UsageError("give either --previous or a version, not both")
     if previous or version is not None:
-        hand: Any = {"why": why, "by": current_user(), "now_ms": session.now_ms}
-        if version is not None:
-            _check_slot(session, store, version)
-        moved = roll_back_previous(store, **hand) if version is None else roll_back(store, version, **hand)
-        _warn_of_other_meaning(session, store, moved)
+        moved = rollback(
+            version,
+            previous=previous,
+            why=why,
+            data_dir=session.data_dir,
+            slot=session.slot,
+            progress=session.progress,
+            now_ms=session.now_ms,
+        )
         return _moved(moved)
-    store.check_pointer()
-    rows = tuple(row for row in list_models(store) if row.promoted and row.slot == store.slot)
-    if not rows:
+    listed = list_promoted_models(data_dir=session.data_dir, slot=session.slot)
+    if not listed.models:
         raise InputError(
-            f"no version in {session.data_dir} was ever promoted{_in_slot(store.slot)}",
+            f"no version in {session.data_dir} was ever promoted{_in_slot(session.slot or DEFAULT_SLOT)}",
             hint="`mltrain models` lists the versions",
         )
 
     def view() -> Iterator[RenderableType]:
-        yield from _view_models(rows)
+        yield from _view_models(listed.models)
         yield "choose one: mltrain rollback VERSION, or mltrain rollback --previous"
 
-    return Outcome(ModelsDocument(rows), view, exit_code=LISTED, to_stderr=session.as_json)
-
-
-def _check_slot(session: Session, store: Store, ref: str) -> None:
-    """Refuse a version of another slot than the one that the user named."""
-    if session.slot is None or ref.startswith("best:"):
-        return
-    version = store.open_version(ref)
-    if version.slot != session.slot:
-        raise UsageError(
-            f"{version.name} is a version of the slot {version.slot}, not of {session.slot}",
-            hint=f"name the slot {version.slot}, or leave --slot and MLTRAIN_SLOT out",
-        )
-
-
-def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
-    """Warn if the pointer has moved to a version that running services refuse."""
-    from mltrain.serving.contract_check import find_version_differences
-
-    before, after = moved.from_version, moved.to_version
-    if not moved.moved or before is None or before == after:
-        return
-    try:
-        differences = find_version_differences(store.open_version(after), store.open_version(before))
-    except MltrainError as err:
-        session.progress.warn(f"cannot check whether {after} is a drop-in replacement for {before}: {err.message}")
-        return
-    if differences:
-        session.progress.warn(
-            f"{after} is no drop-in replacement for {before}: {'; '.join(differences)}. "
-            f"A running service keeps {before} until it reloads the model"
-        )
+    return Outcome(listed, view, exit_code=LISTED, to_stderr=session.as_json)
 
 
 def _moved(moved: Move) -> Outcome:
@@ -363,72 +315,35 @@ def card_validate(
     ] = None,
 ) -> Outcome:
     """Check cards against the schema and for plausibility; every violation is listed with its JSON pointer."""
-    from mltrain.cli.version_documents import CardValidateDocument, CheckedCard
+    from mltrain.api.card import card_validate
 
-    checks = _check_card_files(paths) if paths else _check_live_card(session)
-    passed = all(check.passed for check in checks.values())
+    checked = card_validate(paths or None, data_dir=session.data_dir, slot=session.slot, progress=session.progress)
 
     def view() -> Iterator[RenderableType]:
-        for path, check in checks.items():
-            yield from check.violations
-            yield from (f"warning: {text}" for text in check.warnings)
-            yield f"{path}: {'valid' if check.passed else f'{len(check.violations)} violation(s)'}"
+        for card in checked.cards:
+            yield from card.violations
+            yield from (f"warning: {text}" for text in card.warnings)
+            yield f"{card.path}: {'valid' if card.valid else f'{len(card.violations)} violation(s)'}"
 
-    cards = [CheckedCard(path, c.passed, c.violations, c.warnings) for path, c in checks.items()]
-    return Outcome(CardValidateDocument(passed, cards), view, exit_code=0 if passed else FAILED_CHECK)
-
-
-def _check_card_files(paths: list[Path]) -> dict[str, CardCheck]:
-    """Check card files; one named model_card.json is also checked against the files next to it."""
-    from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
-    from mltrain.storage.descriptors import real_path
-    from mltrain.storage.reading import read_file
-    from mltrain.store.versions import check_stored_card
-
-    checks = {}
-    for path in paths:
-        # best_lgbm_model_card.json is a link; links on the command line are followed.
-        real = real_path(path)
-        data = read_file(real, max_bytes=MAX_CARD_BYTES, what="card")
-        if real.name == CARD_FILE:
-            checks[str(path)] = check_stored_card(data, where=str(path), folder=real.parent)
-        else:
-            checks[str(path)] = check_card(data, where=str(path))
-    return checks
-
-
-def _check_live_card(session: Session) -> dict[str, CardCheck]:
-    """Check the card of the live version: hash, schema, plausibility, and the files next to it."""
-    from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
-
-    version, warning = session.open_store().open_default(None)
-    if warning:
-        session.progress.warn(warning)
-    where = str(version.folder / CARD_FILE)
-    return {where: check_card(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where, folder=version.folder)}
+    return Outcome(checked, view, exit_code=0 if checked.valid else FAILED_CHECK)
 
 
 @command(opens_versions=True)
 def card_show(session: Session, ref: LiveVersionArgument = None) -> Outcome:
     """Show the card of a version: its figures as tables, or the whole card with --json."""
-    from mltrain.cli.version_documents import CardShowDocument
-    from mltrain.store.listing import read_version_card
+    from mltrain.api.card import card_show
 
-    version, warning = session.open_store().open_default(ref)
-    if warning:
-        session.progress.warn(warning)
-    card = read_version_card(version)
-
-    def view() -> Iterator[RenderableType]:
-        yield from _view_card(version.name, card)
-
-    return Outcome(CardShowDocument(version.name, card.document), view)
+    shown = card_show(ref, data_dir=session.data_dir, slot=session.slot, progress=session.progress)
+    return Outcome(shown, lambda: _view_card(shown))
 
 
-def _view_card(name: str, card: ModelCard) -> Iterator[RenderableType]:
+def _view_card(result: CardOfVersion) -> Iterator[RenderableType]:
+    from mltrain.card.model_card import ModelCard
+
+    card = ModelCard(dict(result.card))
     start, end = (minute_text(card.text("train", "range", key) or "") for key in ("start", "end"))
     created = minute_text(card.text("created_at") or "")
-    yield f"{card.text('model_name')} {name}, trained {created} UTC on snapshot {card.snapshot_id}"
+    yield f"{card.text('model_name')} {result.ref}, trained {created} UTC on snapshot {card.snapshot_id}"
     yield (
         f"{', '.join(card.symbols)}: {card.number('train', 'rows'):,.0f} rows, {start} to {end} UTC, "
         f"{card.train_up_share:.1%} up"
@@ -457,8 +372,7 @@ def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs 
     """Print the JSON Schema of the card."""
     import json
 
-    from mltrain.card.validation import load_schema
-    from mltrain.cli.version_documents import CardSchemaDocument
+    from mltrain.api.card import card_schema
 
-    text = json.dumps(load_schema(), indent=2)
-    return Outcome(CardSchemaDocument(load_schema()), lambda: [text])
+    schema = card_schema()
+    return Outcome(schema, lambda: [json.dumps(schema.json_schema, indent=2)])
