@@ -19,6 +19,7 @@ import pytest
 import typer
 from rich.console import Console
 
+from mltrain.api.verify import VerifyResult
 from mltrain.backtesting.stored import publish_backtest
 from mltrain.cli import (
     backtest,
@@ -50,6 +51,7 @@ from support.record import NOW_MS, read
 GOLDEN = Path(__file__).parent / "golden"
 CARD = Path(__file__).parents[1] / "data" / "example_card.json"
 WIDTHS = (60, 80, 140)
+WRONG_SIZE = "lgbm.pkl: 12 bytes, its manifest says 14"
 ONE, OTHER = "2025-10-15T12-00-00Z", "2025-10-15T12-00-00Z.2"
 
 
@@ -174,7 +176,7 @@ SCENES = {
     "cache prune": lambda s: snapshots.cache_prune.outcome(s.session, everything=True).view(),
     "verify snapshot": lambda s: verify.verify_snapshot.outcome(s.session, "latest").view(),
     "verify model": lambda _: verify._verified(
-        "model", "2025-10-15", ("lgbm.pkl: 12 bytes, its manifest says 14",)
+        VerifyResult("model", "2025-10-15", sound=False, problems=(WRONG_SIZE,)), (WRONG_SIZE,)
     ).view(),
     "models": lambda s: models.models.outcome(s.session, SimpleNamespace(invoked_subcommand=None)).view(),
     "models history": lambda s: models.history.outcome(s.session).view(),

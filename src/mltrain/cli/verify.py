@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mltrain.cli.address_space import CANDLES_MB, VERIFYING_MB
-from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotArgument
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotArgument, register_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command, new_group
 from mltrain.cli.render import FAILED_CHECK, Outcome
@@ -48,6 +48,7 @@ def verify_model(
     """Hash every file of a version, then check its card and its model."""
     from mltrain.api.verify import verify_model
 
+    register_ops(ops)
     result = verify_model(
         ref, retrain=retrain, ops=ops, data_dir=session.data_dir, slot=session.slot, progress=session.progress
     )
