@@ -7,15 +7,18 @@ are for all symbols.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, values_sha256
 from mltrain.candles.open_times import read_instants
+from mltrain.candles.parquet import ParquetFile, parquet_options
 from mltrain.candles.symbols import read_symbol
 from mltrain.candles.tables import read_cells
 from mltrain.candles.time_zones import check_time_zone
@@ -40,6 +43,13 @@ _COLUMNS_SHOWN: Final = 12
 _FIRST_MS: Final = 1_000 * DAY_MS
 # Ten years: who means "never too old" can say so.
 _MAX_AGE_MS: Final = 3_650 * DAY_MS
+
+
+_FILE_COLUMNS: Final = (
+    (SYMBOL_COLUMN, "string"),
+    ("known_at", "timestamp[ms, tz=UTC]"),
+    ("value", "double"),
+)
 
 
 @record
@@ -139,6 +149,22 @@ class InputTable:
     def _parts(self) -> Sequence[KnownValues]:
         return (self.for_all,) if self.for_all is not None else tuple(self.by_symbol.values())
 
+    def within(self, first_ms: int, last_ms: int, symbols: Sequence[str]) -> InputTable:
+        """Return the values that the closes of some symbols from a first to a last one, ms UTC, may have.
+
+        These are all that became known between them, and the newest known at the first, however old it is.
+        """
+
+        def cut(known: KnownValues) -> KnownValues:
+            start, stop = np.searchsorted(known.known_ms, [first_ms, last_ms], side="right")
+            rows = slice(max(0, int(start) - 1), int(stop))
+            return KnownValues(known.known_ms[rows], known.values[rows])
+
+        if self.for_all is not None:
+            return InputTable(for_all=cut(self.for_all))
+        parts = {symbol: cut(self.by_symbol[symbol]) for symbol in sorted(symbols) if symbol in self.by_symbol}
+        return InputTable(by_symbol={symbol: part for symbol, part in parts.items() if part.values.size})
+
     def to_frame(self) -> pl.DataFrame:
         """Return the table as `known_at`, `value` and, unless it is for all symbols, `symbol` first; sorted by them."""
         parts = sorted(self.by_symbol.items()) if self.for_all is None else [("", self.for_all)]
@@ -189,6 +215,48 @@ class InputRead:
     empty: int
     repeated: int
     zone: str
+
+
+def input_sha256(table: InputTable) -> str:
+    """Return the SHA-256 of an input's values, which does not depend on the library that wrote their file."""
+    digest = hashlib.sha256(b"mltrain input 1\n")
+    frame = table.to_frame()
+    parts = frame.partition_by(SYMBOL_COLUMN, maintain_order=True) if SYMBOL_COLUMN in frame.columns else [frame]
+    for part in parts:
+        symbol = str(part[SYMBOL_COLUMN][0]) if SYMBOL_COLUMN in part.columns else "all"
+        digest.update(values_sha256(part, ("known_at", "value"), head=f"{symbol}\n".encode()).encode())
+    return digest.hexdigest()
+
+
+def encode_input(table: InputTable) -> bytes:
+    """Encode an input as Parquet; nothing is written to disk."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [("known_at", pa.timestamp("ms", "UTC")), ("value", pa.float64())]
+    schema = pa.schema(fields if table.for_all is not None else [(SYMBOL_COLUMN, pa.string()), *fields])
+    sink = io.BytesIO()
+    writer: Any
+    with pq.ParquetWriter(sink, schema, **parquet_options()) as writer:
+        writer.write_table(table.to_frame().to_arrow().cast(schema))
+    return sink.getvalue()
+
+
+def decode_input(data: bytes, *, rows: int, where: str) -> InputTable:
+    """Read a Parquet file of an input whose hash has been verified.
+
+    Raises:
+        InputError: Columns, types, number or order of rows are not those that `encode_input` writes.
+    """
+    file = ParquetFile(data, where=where)
+    columns = tuple(file.types.items())
+    if file.rows != rows or columns not in {_FILE_COLUMNS, _FILE_COLUMNS[1:]}:
+        found = ", ".join(f"{name} {dtype}" for name, dtype in columns)
+        raise InputError(f"{where}: expected {rows} values of an input, got {file.rows} rows of {found}")
+    try:
+        return InputTable.from_frame(file.read(list(file.types)))
+    except ValueError as err:
+        raise InputError(f"{where}: {err}") from err
 
 
 def read_input(spec: InputSpec, data: bytes, *, where: str) -> InputRead:

@@ -17,10 +17,12 @@ from mltrain.candles.candle_file import CandleFile, encode_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import content_sha256
 from mltrain.candles.funding import encode_funding, funding_sha256
-from mltrain.errors import InputError
+from mltrain.candles.input_tables import InputSpec
+from mltrain.errors import InputError, MachineError
 from mltrain.names import join_first
 from mltrain.snapshots.snapshot import FOLDER
 from mltrain.snapshots.snapshot_record import FUNDING_FILE, file_name
+from mltrain.snapshots.stored_inputs import load_inputs, store_input
 from mltrain.snapshots.take import funding_in_window
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.hashing import hash_file, sha256_bytes
@@ -28,7 +30,7 @@ from mltrain.storage.locks import lock_folder
 from mltrain.storage.manifest import MAX_FILE_BYTES
 from mltrain.storage.temps import sweep_temps
 from mltrain.storage.writing import atomic_write
-from mltrain.times import day_name, interval_ms
+from mltrain.times import DAY_MS, day_name, interval_ms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from mltrain.progress import Progress
     from mltrain.snapshots.snapshot import Snapshot
     from mltrain.snapshots.snapshot_record import SymbolFacts
+    from mltrain.snapshots.stored_inputs import InputFacts
     from mltrain.sources.source import FundingDownload, Source
 
 _MAX_NAMED_BLOCKS: Final = 3
@@ -91,7 +94,31 @@ def rebuild_snapshot(
         )
         for note in (*downloaded.notes(), *(funding.notes if funding is not None else ())):
             progress.warn(note)
-        return rebuilt if funding is None else (*rebuilt, _rebuild_funding(snapshot, funding))
+        if funding is not None:
+            rebuilt = (*rebuilt, _rebuild_funding(snapshot, funding))
+        return (*rebuilt, *(_rebuild_input(snapshot, facts) for facts in snapshot.input_facts))
+
+
+def _rebuild_input(snapshot: Snapshot, facts: InputFacts) -> RebuiltFile:
+    """Replace the file of an input if it is damaged and the user's file still gives the bytes in the manifest."""
+    path = snapshot.path / facts.path
+    is_sound = _has_hash(path, facts.sha256)
+    spec = InputSpec(facts.name, facts.file, facts.column, facts.known_at, DAY_MS, facts.timezone)
+    try:
+        (loaded,) = load_inputs([spec], facts.folder)
+        data, _ = store_input(
+            loaded, window=snapshot.window, step_ms=interval_ms(snapshot.interval), symbols=snapshot.symbols
+        )
+        reason = f"{facts.folder / facts.file} has other values now"
+    except (InputError, MachineError) as err:
+        data, reason = b"", err.message
+    if sha256_bytes(data) == facts.sha256:
+        if not is_sound:
+            atomic_write(path, data)
+        return RebuiltFile(facts.path, outcome="sound" if is_sound else "rebuilt", detail="")
+    if is_sound:
+        return RebuiltFile(facts.path, outcome="sound", detail=f"but could not be made again: {reason}")
+    return RebuiltFile(facts.path, outcome="lost", detail=reason)
 
 
 def _rebuild_funding(snapshot: Snapshot, funding: FundingDownload) -> RebuiltFile:

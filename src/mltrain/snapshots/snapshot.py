@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from mltrain.candles.candle_file import find_damaged_blocks, read_candles
 from mltrain.candles.diff import compare_frames
 from mltrain.candles.frame import times_ms
-from mltrain.candles.funding import check_funding, read_funding
+from mltrain.candles.funding import FUNDING_SCHEMA, check_funding, read_funding
+from mltrain.candles.input_tables import InputTable, KnownValues, decode_input
 from mltrain.documents.records import to_json
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, join_first, nearest, read_folder, show
@@ -27,6 +28,7 @@ from mltrain.snapshots.snapshot_record import (
     file_name,
     parse_id,
 )
+from mltrain.snapshots.stored_inputs import SNAPSHOT_COMMAND, check_table
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
     from mltrain.candles.candle_file import Block
     from mltrain.candles.diff import FrameDiff
+    from mltrain.candles.input_tables import InputSpec
     from mltrain.storage.manifest import Manifest
 
 FOLDER: Final = "snapshots"
@@ -121,6 +124,71 @@ class Snapshot(SnapshotRecord):
             raise InputError(f"{where}: the events of {symbol} are not those in the manifest")
         return checked
 
+    def stored_input(self, name: str) -> InputTable:
+        """Read the values of an input.
+
+        Raises:
+            InputError: The snapshot has no such input, or its manifest or file has changed since it was opened.
+        """
+        facts = next((facts for facts in self.input_facts if facts.name == name), None)
+        if facts is None:
+            raise InputError(
+                f"snapshot {self.id} has no input {show(name)}",
+                hint=did_you_mean(name, [facts.name for facts in self.input_facts])
+                or f"take it again with `{SNAPSHOT_COMMAND}`",
+            )
+        data = read_listed(self.path, _read_manifest_again(self), facts.path, max_bytes=_max_bytes(facts.rows))
+        return decode_input(data, rows=facts.rows, where=str(self.path / facts.path))
+
+    def input_table(self, spec: InputSpec) -> InputTable:
+        """Return the values of an input that a registry declares; without a stored one, `funding.parquet` serves too.
+
+        Raises:
+            InputError: The snapshot has no such input, has it of another file or columns, or is damaged.
+        """
+        facts = next((facts for facts in self.input_facts if facts.name == spec.name), None)
+        if facts is not None:
+            facts.check_declared(spec, where=f"snapshot {self.id}")
+            return self.stored_input(spec.name)
+        if spec.file == FUNDING_FILE and self.funding_facts is not None:
+            return self._funding_input(spec)
+        raise InputError(
+            f"snapshot {self.id} has no input {spec.name} ({spec.column} of {spec.file})",
+            hint=f"take it again with `{SNAPSHOT_COMMAND}`; DIR has {spec.file}",
+        )
+
+    def _funding_input(self, spec: InputSpec) -> InputTable:
+        """Return a column of the snapshot's own funding events as the values of an input."""
+        columns = [name for name, dtype in FUNDING_SCHEMA.items() if dtype.is_numeric()]
+        if spec.known_at != "ts" or spec.column not in columns:
+            raise InputError(
+                f"the input {spec.name} reads {spec.column} of {spec.file} by {spec.known_at}, and the snapshot's own "
+                f"{FUNDING_FILE} has {' and '.join(columns)} by ts",
+                hint=f"declare `known_at: ts`, or give a file of your own: `{SNAPSHOT_COMMAND}`",
+            )
+        by_symbol = {}
+        for symbol in self.symbols:
+            events = self.funding(symbol).drop_nulls(spec.column)
+            by_symbol[symbol] = KnownValues(times_ms(events), events[spec.column].to_numpy())
+        return InputTable(by_symbol=by_symbol)
+
+
+@dataclass(frozen=True, slots=True)
+class InputDiff:
+    """The difference between two snapshots in one input of one symbol.
+
+    Attributes:
+        name: The input's name.
+        symbol: The symbol; empty for values for all symbols.
+        only: The id of the only snapshot that has such values; empty if both have them.
+        diff: The difference from the first to the second, by known-at time; None if only one has such values.
+    """
+
+    name: str
+    symbol: str
+    only: str
+    diff: FrameDiff | None
+
 
 @dataclass(frozen=True, slots=True)
 class SymbolDiff:
@@ -152,6 +220,7 @@ class SnapshotRow:
         last_ms: Open time of the latest candle, ms UTC; None if its manifest cannot be read.
         latest: Whether `latest` points to it.
         problem: Why its manifest cannot be read; None if it can.
+        inputs: Names of the user's own columns that it stores, sorted.
     """
 
     id: str
@@ -162,6 +231,7 @@ class SnapshotRow:
     last_ms: int | None
     latest: bool
     problem: str | None
+    inputs: tuple[str, ...] = ()
 
 
 def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
@@ -252,6 +322,30 @@ def compare_snapshots(before: Snapshot, after: Snapshot) -> tuple[SymbolDiff, ..
     return tuple(diffs)
 
 
+def compare_inputs(before: Snapshot, after: Snapshot) -> tuple[InputDiff, ...]:
+    """Return how the values of each input that either snapshot stores differ, sorted by name and symbol."""
+    diffs = []
+    for name in sorted({facts.name for snapshot in (before, after) for facts in snapshot.input_facts}):
+        parts = [(snapshot.id, _take_inputs(snapshot, name)) for snapshot in (before, after)]
+        for symbol in sorted({symbol for _, frames in parts for symbol in frames}):
+            owners = [(id_, frames[symbol]) for id_, frames in parts if symbol in frames]
+            if len(owners) == 1:
+                diffs.append(InputDiff(name, symbol, only=owners[0][0], diff=None))
+            else:
+                diffs.append(InputDiff(name, symbol, only="", diff=compare_frames(owners[0][1], owners[1][1])))
+    return tuple(diffs)
+
+
+def _take_inputs(snapshot: Snapshot, name: str) -> dict[str, pl.DataFrame]:
+    """Return the values of an input by symbol ("" for all), with known-at times as `ts`; none if it is not stored."""
+    if name not in {facts.name for facts in snapshot.input_facts}:
+        return {}
+    frame = snapshot.stored_input(name).to_frame().rename({"known_at": "ts"})
+    if "symbol" not in frame.columns:
+        return {"": frame}
+    return {str(part["symbol"][0]): part.drop("symbol") for part in frame.partition_by("symbol")}
+
+
 def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
     """Compare a snapshot's files with its manifest: every byte and, if all bytes are right, the facts of each symbol.
 
@@ -267,7 +361,7 @@ def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
     problems = verify_files(snapshot.path, manifest)
     if not problems:
         checked = [problem for facts in snapshot.facts for problem in _check_facts(snapshot, facts)]
-        return (*checked, *_check_funding_facts(snapshot))
+        return (*checked, *_check_funding_facts(snapshot), *_check_input_facts(snapshot))
     return tuple(problem + _describe_damage(snapshot, problem) for problem in problems)
 
 
@@ -342,6 +436,17 @@ def _check_funding_facts(snapshot: Snapshot) -> Iterator[str]:
                 yield f"{where}: {key} is {actual[key]}, the manifest says {recorded}"
 
 
+def _check_input_facts(snapshot: Snapshot) -> Iterator[str]:
+    """Compute the facts about inputs again, and yield each difference from the manifest as a sentence."""
+    for facts in snapshot.input_facts:
+        try:
+            table = snapshot.stored_input(facts.name)
+        except InputError as err:
+            yield err.message
+            continue
+        yield from (f"{snapshot.path / facts.path}: {problem}" for problem in check_table(facts, table))
+
+
 def _read_manifest_again(snapshot: Snapshot) -> Manifest:
     """Return the manifest of an open snapshot; raise an InputError if it has changed since the snapshot was opened."""
     manifest = read_manifest(snapshot.path, kind=KIND)
@@ -375,6 +480,7 @@ def _read_row(path: Path, *, latest: bool) -> SnapshotRow:
         last_ms=max(facts.last_ms for facts in snapshot.facts),
         latest=latest,
         problem=None,
+        inputs=tuple(facts.name for facts in snapshot.input_facts),
     )
 
 

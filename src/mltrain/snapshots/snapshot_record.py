@@ -34,6 +34,7 @@ from mltrain.documents.records import (
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError, UsageError
 from mltrain.names import SNAPSHOT, SYMBOL, check_choice, describe, read_symbols, show
+from mltrain.snapshots.stored_inputs import PREFIX, InputFacts
 from mltrain.sources.source import InputFiles, Origin
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import FileEntry, Manifest
@@ -329,6 +330,7 @@ class SnapshotRecord:
         facts: The facts about each file, sorted by symbol.
         input_files: What was understood of the user's own files; None for any other source.
         funding_facts: The facts about the file of funding events; None without one: spot, and files.
+        input_facts: The facts about the file of each input, the user's own columns, sorted by name.
     """
 
     id: Annotated[str, SNAPSHOT]
@@ -342,14 +344,17 @@ class SnapshotRecord:
     # Missing in manifests of earlier versions.
     input_files: Annotated[InputFiles | None, OMIT_DEFAULT] = field(default=None, kw_only=True)
     funding_facts: Annotated[FundingFacts | None, Key("funding"), OMIT_DEFAULT] = field(default=None, kw_only=True)
+    input_facts: Annotated[tuple[InputFacts, ...], Key("inputs"), OMIT_DEFAULT] = field(default=(), kw_only=True)
 
     def to_manifest(self) -> Manifest:
         """Return the manifest that holds this record."""
         head = to_json(self)
         del head["files"]
         head.pop("funding", None)
+        head.pop("inputs", None)
         funding = () if self.funding_facts is None else (self.funding_facts.to_entry(),)
-        return Manifest(KIND, head, (*(facts.to_entry() for facts in self.facts), *funding))
+        inputs = (facts.to_entry() for facts in self.input_facts)
+        return Manifest(KIND, head, (*(facts.to_entry() for facts in self.facts), *funding, *inputs))
 
     @classmethod
     def from_manifest(cls, manifest: Manifest, *, where: str) -> SnapshotRecord:
@@ -361,13 +366,20 @@ class SnapshotRecord:
         described: dict[str, Json] = {
             entry.path: {**entry.facts, "sha256": entry.sha256, "bytes": entry.bytes} for entry in manifest.files
         }
-        funding: dict[str, Json] = {"funding": described.pop(FUNDING_FILE)} if FUNDING_FILE in described else {}
-        record = read_record(Located({**manifest.head, "files": [*described.values()], **funding}, where), cls)
+        others: dict[str, Json] = {"funding": described.pop(FUNDING_FILE)} if FUNDING_FILE in described else {}
+        input_paths = [path for path in described if path.startswith(PREFIX)]
+        if input_paths:
+            others["inputs"] = [described.pop(path) for path in input_paths]
+        record = read_record(Located({**manifest.head, "files": [*described.values()], **others}, where), cls)
         problems = _find_contradictions(record, manifest)
+        if input_paths != sorted(facts.path for facts in record.input_facts):
+            problems.append(f"files: {', '.join(input_paths)} are not those of its inputs, sorted")
         if record.funding_facts is not None:
             problems += _find_funding_contradictions(record.funding_facts, record)
         if "funding" in manifest.head:
             problems.append(f"funding: belongs to the entry of {FUNDING_FILE}")
+        if "inputs" in manifest.head:
+            problems.append("inputs: belong to the entries of their files")
         if manifest.head["request"] != to_json(record.request):
             problems.append("request: its symbols must be sorted and without repetition, and its end be written in UTC")
         if problems:
@@ -390,14 +402,15 @@ class SnapshotRecord:
         return TimeRange(max(asked.start_ms, first_ms), asked.end_ms)
 
     def has_same_candles(self, other: SnapshotRecord) -> bool:
-        """Return whether the other snapshot has the same candles and funding, and the same request to its source."""
+        """Return whether the other snapshot has the same candles, funding and inputs, by the same request."""
         return self.has_same_request(other) and self._content_hashes() == other._content_hashes()
 
     def _content_hashes(self) -> list[tuple[str, str]]:
-        """Return symbol and content hash of the candles, then of the funding events, of each symbol."""
+        """Return name and content hash of the candles, then of the funding events, of each symbol, then of inputs."""
         hashes = [(facts.symbol, facts.content_sha256) for facts in self.facts]
         funding = self.funding_facts.symbols if self.funding_facts is not None else ()
-        return hashes + [(facts.symbol, facts.content_sha256) for facts in funding]
+        hashes += [(facts.symbol, facts.content_sha256) for facts in funding]
+        return hashes + [facts.identity for facts in self.input_facts]
 
     def has_same_request(self, other: SnapshotRecord) -> bool:
         """Return whether the other snapshot was taken by the same request to the same source, with the same cut."""
@@ -449,7 +462,7 @@ def _find_contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str
     is_cut = cut_ms > 0 and cut_ms == floor_to_grid(cut_ms, step_ms)
     if not is_cut or not 0 <= request.window(cut_ms).start_ms < cut_ms:
         problems.append(f"id: {show(record.id)} is not a cut of {request.interval} candles")
-    names = [entry.path for entry in manifest.files if entry.path != FUNDING_FILE]
+    names = [e.path for e in manifest.files if e.path != FUNDING_FILE and not e.path.startswith(PREFIX)]
     if names != [file_name(symbol) for symbol in request.symbols]:
         problems.append(f"files: expected those of {', '.join(request.symbols)}, got {', '.join(names)}")
     window = record.window

@@ -36,6 +36,7 @@ from mltrain.snapshots.snapshot_record import (
     file_name,
     snapshot_id,
 )
+from mltrain.snapshots.stored_inputs import store_input
 from mltrain.sources.async_run import run_in_threads
 from mltrain.sources.markets import USDM
 from mltrain.storage.disk_errors import disk_errors
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from mltrain.progress import Progress
     from mltrain.snapshots.snapshot import Snapshot
     from mltrain.snapshots.snapshot_record import Align
+    from mltrain.snapshots.stored_inputs import InputFacts, LoadedInput
     from mltrain.sources.source import (
         DownloadResult,
         FundingDownload,
@@ -221,6 +223,7 @@ def take_snapshot(
     progress: Progress,
     max_missing: float = 1.0,
     refresh: bool = False,
+    inputs: Sequence[LoadedInput] = (),
 ) -> TakenSnapshot:
     """Download the requested candles, write them as a snapshot, and move `latest` to it.
 
@@ -235,6 +238,7 @@ def take_snapshot(
         progress: Receives the progress by symbol, and warnings.
         max_missing: The largest share of a symbol's candles that may be missing in the window, 0 to 1.
         refresh: Download cached days again, and compare them.
+        inputs: The user's own columns to store, as `load_inputs` returns them.
 
     Raises:
         UsageError: The requested end is later than the source's clock, or the window begins before 1970.
@@ -288,7 +292,12 @@ def take_snapshot(
             elif source.market == USDM:
                 progress.warn(f"the source {source.name} gives no funding rates: they are unknown, not zero")
             record = replace(record, notes=notes, facts=facts, input_files=downloaded.input_files())
-            warnings = (*_list_warnings(facts, window, interval_ms(source.interval)), *_list_funding_warnings(record))
+            record = replace(record, input_facts=_write_inputs(stage.path, inputs, record, window))
+            warnings = (
+                *_list_warnings(facts, window, interval_ms(source.interval)),
+                *_list_funding_warnings(record),
+                *_list_input_warnings(record),
+            )
             for warning in (*record.notes, *warnings):
                 progress.warn(warning)
             return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
@@ -415,6 +424,33 @@ def _list_funding_warnings(record: SnapshotRecord) -> Iterator[str]:
             yield (
                 f"{facts.symbol}: the funding rates from {facts.gaps[0]} are missing{others}: "
                 "they are unknown there, not zero"
+            )
+
+
+def _write_inputs(
+    stage: Path, inputs: Sequence[LoadedInput], record: SnapshotRecord, window: TimeRange
+) -> tuple[InputFacts, ...]:
+    """Write the values of inputs that the candles of a window may know to files in the folder `stage`."""
+    written = []
+    for loaded in sorted(inputs, key=lambda each: each.spec.name):
+        data, facts = store_input(
+            loaded, window=window, step_ms=interval_ms(record.request.interval), symbols=record.request.symbols
+        )
+        write_new(stage / facts.path, data)
+        written.append(facts)
+    return tuple(written)
+
+
+def _list_input_warnings(record: SnapshotRecord) -> Iterator[str]:
+    """Yield a warning for each input without values for some symbols, and for rows that were dropped."""
+    for facts in record.input_facts:
+        absent = [symbol for symbol in record.request.symbols if symbol not in facts.symbols] if facts.symbols else []
+        if absent:
+            yield f"the input {facts.name} has no value of {join_first(absent, _MAX_NAMED)}"
+        if facts.empty or facts.repeated:
+            yield (
+                f"the input {facts.name}: {facts.empty:,} rows without a value and {facts.repeated:,} repeated rows of "
+                f"{facts.file} were dropped"
             )
 
 
@@ -563,6 +599,10 @@ def _has_same_candles(path: Path, stage: Stage, record: SnapshotRecord, progress
                 progress.warn(f"{symbol} differs from snapshot {path.name}: {describe_diff(diff)}")
         for line in _describe_funding_changes(stage, earlier, record):
             progress.warn(line)
+        of_earlier = {facts.name: facts.identity for facts in earlier.input_facts}
+        changed = [f.name for f in record.input_facts if of_earlier.get(f.name, f.identity) != f.identity]
+        if changed:
+            progress.warn(f"inputs that differ from those of snapshot {path.name}: {', '.join(changed)}")
     return earlier.has_same_candles(record)
 
 
