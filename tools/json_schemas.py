@@ -259,7 +259,9 @@ def _names(module: str) -> dict[str, Any]:
             # _typeshed exists for type checkers only.
             if isinstance(node, ast.ImportFrom) and node.module and node.module != "_typeshed":
                 imported = import_module(node.module)
-                names |= {alias.asname or alias.name: getattr(imported, alias.name) for alias in node.names}
+                # Some aliases exist for type checkers only, too; no field has one.
+                there = [alias for alias in node.names if hasattr(imported, alias.name)]
+                names |= {alias.asname or alias.name: getattr(imported, alias.name) for alias in there}
             elif isinstance(node, ast.Import):
                 names |= {alias.asname: import_module(alias.name) for alias in node.names if alias.asname}
     return names
