@@ -59,6 +59,35 @@ def test_a_trained_model_passes(text):
     assert check(text) == FEATURES
 
 
+CONSTRAINED = {"monotone_constraints": [1, 0, 0, -1], "interaction_constraints": [[0, 1], [2, 3]]}
+
+
+@pytest.mark.parametrize("params", [CONSTRAINED, {"boosting": "dart", "drop_rate": 0.9, "skip_drop": 0.0}])
+def test_a_model_with_constraints_or_of_dart_passes(params):
+    """Its text passes: with constraints, it has one line more in the head, and lists of columns in the parameters."""
+    text = train(**params)
+
+    assert check(text) == FEATURES
+    assert ("\nmonotone_constraints=1 0 0 -1\n" in text) == (params is CONSTRAINED)
+    assert ("\n[interaction_constraints: [0,1],[2,3]]\n" in text) == (params is CONSTRAINED)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "message"),
+    [
+        (r"^(monotone_constraints)=1 0 0 -1", r"\1=1 0 0", "head: monotone_constraints is not 4 numbers"),
+        (r"^(monotone_constraints)=1 0 0 -1", r"\1=1 0 0 2", "head: monotone_constraints are not all -1, 0 or 1"),
+        (r"^(monotone_constraints=.*)\n(feature_infos=.*)", r"\2\n\1", "head: has 'feature_infos' instead of monotone"),
+        (r"^\[(interaction_constraints): .*", r"[\1: [0,1],[2,x]]", "the part after the trees"),
+        (r"^\[(interaction_constraints): .*", r"[\1: [0,1],[2,[3]]]", "the part after the trees"),
+    ],
+)
+def test_damaged_constraints_are_named(pattern, replacement, message):
+    """A wrong line of constraints is refused like any other."""
+    with pytest.raises(InputError, match=re.escape(message)):
+        check(replace_once(train(**CONSTRAINED), pattern, replacement))
+
+
 def test_a_tree_of_one_leaf_passes():
     """A model that found no split, one tree of one leaf, is valid."""
     text = train(min_gain_to_split=1e9)

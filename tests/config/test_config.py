@@ -10,7 +10,9 @@ import pytest
 from mltrain.config.loading import comment_config, explain_config, load_config, packaged_config
 from mltrain.config.train_config import Calibration, IntRange, Rung, study_sha256
 from mltrain.documents.records import to_json
+from mltrain.documents.strict_json import canonical_json
 from mltrain.errors import InputError, UsageError
+from mltrain.storage.hashing import sha256_bytes
 
 
 @pytest.fixture
@@ -23,6 +25,10 @@ def write_config(tmp_path):
         return path
 
     return write
+
+
+DEPTHS = "{low: 3, high: 8, scale: linear, default: 8}"
+SHARES = "{low: 0.0, high: 0.5, scale: linear, default: 0.1}"
 
 
 def refused(path, overrides=None):
@@ -45,13 +51,33 @@ def test_the_defaults_are_the_documented_ones():
 
 
 def test_no_default_is_defined_in_the_code():
-    """Defaults are only in train.yml: no field of the configuration has one."""
+    """Defaults are only in train.yml; a field that has one is an option that is off in train.yml and in no document."""
     config = load_config(None, overrides={})
-    values = [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]
+    sections = [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]
 
-    for value in filter(dataclasses.is_dataclass, values):
-        for field in dataclasses.fields(value):
-            assert field.default is field.default_factory is dataclasses.MISSING, field.name
+    for section in filter(dataclasses.is_dataclass, sections):
+        written = to_json(section)
+        for field in dataclasses.fields(section):
+            if field.default is not dataclasses.MISSING:
+                assert getattr(section, field.name) == field.default, field.name
+                assert field.name not in written
+            if field.default_factory is not dataclasses.MISSING:
+                assert getattr(section, field.name) == field.default_factory(), field.name
+                assert field.name not in written
+
+
+def test_options_that_are_off_change_no_hash():
+    """The packaged configuration and its study have the hashes of the release before these options."""
+    config = load_config(None, overrides={})
+
+    assert (
+        sha256_bytes(canonical_json(config.to_json()))
+        == "367f7660803549fb0aefaa6da51f9e75efe2ab70af4f53c88dce1a497cce4a7c"
+    )
+    assert (
+        study_sha256(config, registry_sha256="", warm_start=None)
+        == "ef1cb368f1201978825d56e3498fb73da626d2d0dcd83ce3610c057d1b4c45ce"
+    )
 
 
 def test_every_default_has_a_comment():
@@ -169,6 +195,31 @@ def test_all_violations_come_in_one_message_with_their_lines(write_config):
         ("search: {space: {num_leaves: {low: 2.5}}}", "an integer"),
         ("search: {space: {num_leaves: {scale: cubic}}}", "'cubic' is unknown"),
         ("booster: {max_bin: 256}", "at most 255"),
+        ("booster: {boosting: goss}", "'goss' is unknown"),
+        ("booster: {max_depth: 65}", "at most 64"),
+        ("booster: {linear_tree: true}", "linear_tree (line 1): unknown key"),
+        ("booster: {extra_trees: 1}", "must be true or false, is 1"),
+        ("booster: {drop_rate: 0.0}", "drop_rate (line 1): has no effect without boosting: dart"),
+        ("booster: {uniform_drop: true}", "uniform_drop (line 1): has no effect"),
+        ("booster: {monotone_constraints: {rsi_7: 2}}", "monotone_constraints.rsi_7 (line 1): must be at most 1"),
+        ("booster: {monotone_constraints: [rsi_7]}", "must be a mapping"),
+        ("booster: {monotone_constraints: {a: 0}, monotone_constraints_method: advanced}", "needs monotone_constr"),
+        ("booster: {monotone_constraints: {a: 1}, path_smooth: 2}", "path_smooth (line 1): cannot be used with"),
+        ("booster: {interaction_constraints: [[a, b], []]}", "interaction_constraints[1] (line 1): must be a list"),
+        ("booster: {interaction_constraints: [[a, a]]}", "must be a list of different features"),
+        ("booster: {interaction_constraints: [a]}", "interaction_constraints[0] (line 1): must be a list"),
+        ("search: {space: {max_depth: {low: 3, high: 8}}}", "search.space.max_depth.scale: is missing"),
+        (f"search: {{space: {{max_depth: {DEPTHS}}}}}\nbooster: {{max_depth: 4}}", "is fixed as well, by booster.max_"),
+        ("search: {space: {extra_trees: {low: 0, high: 2, scale: linear, default: 0}}}", "at most 1, is 2"),
+        (f"search: {{space: {{drop_rate: {SHARES}}}}}", "has no effect without booster.boosting: dart"),
+        (
+            f"search: {{space: {{drop_rate: {SHARES}}}}}\nbooster: {{boosting: dart, drop_rate: 0.0}}",
+            "search.space.drop_rate (line 1): is fixed as well, by booster.drop_rate",
+        ),
+        (
+            f"search: {{space: {{path_smooth: {SHARES}}}}}\nbooster: {{monotone_constraints: {{a: -1}}}}",
+            "search.space.path_smooth (line 1): cannot be used with monotone_constraints",
+        ),
         ("class_weight: 0", "at least 0.01"),
         ("class_weight: .inf", "not a finite number"),
         ("class_weight: heavy", "'heavy' is unknown"),
@@ -245,6 +296,9 @@ def variants(value, place=""):
                 yield where, (*value[:index], other, *value[index + 1 :])
     elif isinstance(value, bool):
         yield place, not value
+    elif value is None or isinstance(value, dict):
+        # Options that are off; those that are on are below.
+        return
     else:
         yield place, value + "x" if isinstance(value, str) else value + 1
 
@@ -259,6 +313,54 @@ def test_the_study_hash_covers_exactly_what_changes_a_trial():
     for place, other in variants(config):
         after = study_sha256(other, registry_sha256="a" * 64, warm_start=None)
         assert (after == before) == place.startswith(free), place
+
+
+DART = "boosting: dart"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (f"booster: {{{DART}}}", "boosting"),
+        (f"booster: {{{DART}, drop_rate: 0.0}}", "drop_rate"),
+        (f"booster: {{{DART}, max_drop: 3}}", "max_drop"),
+        (f"booster: {{{DART}, skip_drop: 0.25}}", "skip_drop"),
+        (f"booster: {{{DART}, uniform_drop: true}}", "uniform_drop"),
+        ("booster: {max_depth: 4}", "max_depth"),
+        ("booster: {min_gain_to_split: 0.5}", "min_gain_to_split"),
+        ("booster: {extra_trees: true}", "extra_trees"),
+        ("booster: {path_smooth: 3}", "path_smooth"),
+        ("booster: {monotone_constraints: {rsi_7: -1}}", "monotone_constraints"),
+        ("booster: {monotone_constraints: {a: 1}, monotone_constraints_method: advanced}", "monotone_constraints_met"),
+        ("booster: {interaction_constraints: [[a, b], [b, c]]}", "interaction_constraints"),
+        (f"search: {{space: {{max_depth: {DEPTHS}}}}}", "max_depth"),
+        (f"search: {{space: {{min_gain_to_split: {SHARES}}}}}", "min_gain_to_split"),
+        (f"search: {{space: {{path_smooth: {SHARES}}}}}", "path_smooth"),
+        ("search: {space: {extra_trees: {low: 0, high: 1, scale: linear, default: 0}}}", "extra_trees"),
+        (f"search: {{space: {{drop_rate: {SHARES}, skip_drop: {SHARES}}}}}\nbooster: {{{DART}}}", "skip_drop"),
+        (f"search: {{space: {{max_drop: {DEPTHS}}}}}\nbooster: {{{DART}}}", "max_drop"),
+    ],
+)
+def test_an_option_that_is_on_is_recorded_and_changes_the_study(write_config, text, key):
+    """Each one is written into the configuration's document, is read back, and gives the study another hash."""
+    config = load_config(write_config(text), overrides={})
+    document = json.dumps(config.to_json())
+
+    assert f'"{key}' in document
+    assert load_config(write_config(document), overrides={}) == config
+    hashes = {study_sha256(c, registry_sha256="", warm_start=None) for c in (config, load_config(None, overrides={}))}
+    assert len(hashes) == 2
+
+
+def test_constraints_name_features_of_the_registry():
+    """Names that the registry lacks are refused, each with the nearest name that it has."""
+    constraints = {"monotone_constraints": {"rsi_7": 1, "retrun_1": 1}, "interaction_constraints": [["rsi_7", "body"]]}
+    booster = load_config(None, overrides={"booster": constraints}).booster
+
+    booster.check_features(["rsi_7", "retrun_1", "body"])
+    with pytest.raises(InputError) as caught:
+        booster.check_features(["rsi_7", "return_1", "candle"])
+    assert caught.value.message.endswith("'body' (known: candle, return_1, rsi_7), 'retrun_1' (did you mean return_1?)")
 
 
 def test_every_calibration_is_accepted():

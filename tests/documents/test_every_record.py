@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mltrain.backtesting.costs import Costs
 from mltrain.backtesting.policies import POLICIES, Policy
-from mltrain.config.train_config import FloatRange, IntRange, SearchConfig
+from mltrain.config.train_config import BoosterConfig, FloatRange, IntRange, SearchConfig, TrainConfig
 from mltrain.documents.records import DERIVED, RAW, RECORDS, REST, Encoded, Limits, OneOf, read_record, to_json
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.documents.values import Located
@@ -108,6 +108,21 @@ def instances(cls, limits=None):
     """Draw a record whose fields do not contradict each other."""
     limits = limits or Limits(1, 9)
     chosen = {
+        BoosterConfig: lambda: st.builds(
+            lambda max_bin, dart, names, smooth: BoosterConfig(
+                max_bin,
+                boosting="dart" if dart else "gbdt",
+                **(dart or {}),
+                monotone_constraints=dict.fromkeys(names[0], -1),
+                path_smooth=0.0 if names[0] else smooth,
+                interaction_constraints=tuple(names[1:]),
+            ),
+            st.integers(3, 255),
+            st.none()
+            | st.fixed_dictionaries({"drop_rate": st.none() | st.floats(0, 1), "uniform_drop": st.booleans()}),
+            st.lists(st.lists(TEXT, min_size=1, max_size=3, unique=True).map(tuple), min_size=1, max_size=3),
+            st.floats(0, 9),
+        ),
         IntRange: lambda: search_range(IntRange, st.integers(max(1, int(limits.minimum)), int(limits.maximum))),
         FloatRange: lambda: search_range(FloatRange, st.floats(max(1e-9, limits.minimum), limits.maximum)),
         SourceSpec: lambda: SOURCES,
@@ -148,6 +163,9 @@ def instances(cls, limits=None):
     if cls is SearchConfig:
         kept.remove("rungs")
     drawn = st.fixed_dictionaries({name: values(hints[name], limits) for name in kept})
+    if cls is TrainConfig:
+        # The search may have any of the boosters' options.
+        drawn = drawn.map(lambda options: options | {"booster": BoosterConfig(63, boosting="dart")})
     return drawn.map(lambda options: attempt(cls, options)).filter(lambda found: found is not None)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 
+import lightgbm
 import numpy as np
 import polars as pl
 import pytest
@@ -17,8 +19,10 @@ from mltrain.errors import InputError, LockedError
 from mltrain.features.computation import compute_features
 from mltrain.features.registry import load_registry
 from mltrain.pipeline.prepare import read_candles, split_samples
+from mltrain.pipeline.retrain import find_same_version, retrain_version
 from mltrain.pipeline.train import fit_model
 from mltrain.progress import Silent
+from mltrain.serving.fast_row import SlowPathWarning
 from mltrain.serving.model import load, model_from_bundle
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
@@ -27,6 +31,7 @@ from mltrain.times import DAY_MS, TimeRange, parse_time
 from mltrain.training.metrics import row_log_loss, score
 from mltrain.training.samples import build_samples_and_ties
 from mltrain.training.search import ExecutionOptions
+from support.workshop import Workshop
 
 IN_PROCESS = ExecutionOptions(workers=1)
 
@@ -308,6 +313,120 @@ def test_the_economics_gate_is_judged_if_it_is_on(trained):
     assert card["lineage"]["configuration_sha256"] == before["lineage"]["configuration_sha256"]
     assert "above the taker fees of 0.01." in card["notes"]
     assert "economics" not in {o["name"] for o in before["gates"]["outcomes"]}
+
+
+OPTIONS = {
+    "booster": {
+        "boosting": "dart",
+        "drop_rate": 0.1,
+        "skip_drop": 0.0,
+        "monotone_constraints": {"return_5": -1, "rsi_7": 1},
+        "interaction_constraints": [["return_1", "rsi_7", "quarter"]],
+    },
+    "search.space.max_depth": {"low": 3, "high": 5, "scale": "linear", "default": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def bound(trained, tmp_path_factory):
+    """Return a workshop with one version of dart with constraints on the snapshot of `trained`, and its report."""
+    made = Workshop(tmp_path_factory.mktemp("bound") / "data")
+    return made, made.train(trained[1].training.data.snapshot, **OPTIONS)
+
+
+def open_stored(report):
+    return load(report.folder / "lgbm.pkl", allow_no_go=True)
+
+
+def test_dart_makes_the_same_bytes_with_any_number_of_workers(bound, tmp_path):
+    """A search by two workers and its final fit give the same files as one in this process; so does a retraining."""
+    workshop, first = bound
+    two = ExecutionOptions(workers=2)
+    second = Workshop(tmp_path / "data").train(first.training.data.snapshot, execution=two, **OPTIONS)
+
+    for name in ("lgbm.pkl", "trials.parquet", "oof.parquet", "holdout.parquet"):
+        assert (second.folder / name).read_bytes() == (first.folder / name).read_bytes(), name
+    version = workshop.store.open_version(first.version)
+    assert retrain_version(version, first.training.data.snapshot.path.parents[1], progress=Silent()).same
+
+
+def test_dart_with_constraints_scores_one_row_as_it_scores_many(bound):
+    """The stored model gives each row the same bits alone as in a batch, and the stored ones, by the fast call."""
+    _, report = bound
+    samples, holdout = report.training.data.samples, report.training.data.split.holdout
+    x = samples.x[holdout.span]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SlowPathWarning)
+        model = open_stored(report)
+        alone = np.concatenate([model.predict_proba(row[None, :]) for row in x[:300]])
+
+    batch = model.predict_proba(x)
+    assert alone.tobytes() == batch[:300].tobytes()
+    stored = pl.read_parquet(report.folder / "holdout.parquet").drop_nulls("y")["p"].to_numpy()
+    assert stored.tobytes() == np.ascontiguousarray(batch[:, 1]).tobytes()
+
+
+def test_the_stored_model_keeps_its_monotone_constraints(trained, bound):
+    """Along a feature with a sign, no probability steps the other way; without the constraints, many do."""
+    samples = trained[1].training.data.samples
+    for name, sign in OPTIONS["booster"]["monotone_constraints"].items():
+        column = samples.names.index(name)
+        grid = np.quantile(samples.x[:, column], np.linspace(0, 1, 60))
+        rows = np.repeat(samples.x[:50].astype(float), grid.size, axis=0)
+        rows[:, column] = np.tile(grid, 50)
+
+        free, kept = (
+            sign * np.diff(open_stored(report).predict_proba(rows)[:, 1].reshape(50, -1), axis=1)
+            for _, report in (trained, bound)
+        )
+        assert (free < -0.001).sum() > 50
+        assert kept.min() >= 0
+        assert kept.max() > 0.01
+
+
+def test_the_stored_trees_keep_their_interaction_constraints_and_depth(trained, bound):
+    """No path from a root to a leaf has features of two lists, or more splits than the trial's depth."""
+
+    def paths(node, above=()):
+        if "split_feature" not in node:
+            yield above
+            return
+        for side in ("left_child", "right_child"):
+            yield from paths(node[side], (*above, node["split_feature"]))
+
+    listed, crossing, lengths = {0, 3, 4}, [], []
+    for _, report in (trained, bound):
+        trees = lightgbm.Booster(model_str=report.training.model.served.model_text).dump_model()["tree_info"]
+        found = [path for tree in trees for path in paths(tree["tree_structure"])]
+        crossing.append(sum(bool(set(path) & listed and set(path) - listed) for path in found))
+        lengths.append(max(map(len, found)))
+
+    assert crossing[0] > 0 == crossing[1]
+    assert lengths[0] > 5 >= card_of(bound[1])["hyperparameters"]["max_depth"] >= lengths[1]
+
+
+def test_the_card_records_the_options_of_the_boosters(trained, bound):
+    """The configuration in its lineage has them, its notes say what they mean; without options there is no word."""
+    workshop, report = bound
+    with_options, without = card_of(report), card_of(trained[1])
+
+    assert with_options["lineage"]["config"]["booster"] == {"max_bin": 63, **OPTIONS["booster"]}
+    assert without["lineage"]["config"]["booster"] == {"max_bin": 63}
+    assert (
+        "Its trees were grown by dart. By constraint, the probability never falls while rsi_7 rises, and never rises"
+        in (with_options["notes"])
+    )
+    assert "constraint" not in without["notes"]
+    assert find_same_version(workshop.request(report.training.data.snapshot, **OPTIONS), workshop.store) is not None
+    assert find_same_version(workshop.request(report.training.data.snapshot), workshop.store) is None
+
+
+def test_constraints_of_unknown_features_are_refused_before_anything_is_read(trained):
+    """The request of a training names the nearest feature of the registry."""
+    workshop, first = trained
+    with pytest.raises(InputError, match=r"'retrun_1' \(did you mean return_1 "):
+        workshop.request(first.training.data.snapshot, **{"booster.monotone_constraints": {"retrun_1": 1}})
 
 
 @pytest.mark.real_data

@@ -126,7 +126,7 @@ def test_every_parameter_lies_in_its_range(found):
 def test_loss_is_the_least_mean_of_the_folds(samples, split, found):
     """Plain training and prediction, fold by fold and round by round, give the same loss and rounds."""
     trial = found.best
-    params = booster_params(configured(), trial.params)
+    params = booster_params(configured(), trial.params, names=samples.names)
     curves = []
     for fold in split.folds:
         edges = lightgbm.Dataset(
@@ -297,7 +297,7 @@ def test_a_rung_uses_its_folds_alone(samples, split, tmp_path):
     """The loss at a rung of one fold is the first fold's least loss by plain training and prediction."""
     config = configured(trials=1, rungs=RUNGS[:1])
     trial = run(samples, split, config, tmp_path).best
-    fold, params = split.folds[0], booster_params(config, trial.params)
+    fold, params = split.folds[0], booster_params(config, trial.params, names=samples.names)
     rows = lightgbm.Dataset(samples.x[fold.train.span], samples.y[fold.train.span], params=dict(params))
     rounds = rounds_to_reach(config.search.rungs[0], trial.params)
     booster = lightgbm.train(params, rows, num_boost_round=rounds)

@@ -33,6 +33,9 @@ _TREE: Final = (
     *("right_child", "leaf_value", "leaf_weight", "leaf_count", "internal_value", "internal_weight", "internal_count"),
     *("is_linear", "shrinkage"),
 )
+# A line that only models with such constraints have, and its place in the head.
+_MONOTONE: Final = "monotone_constraints"
+_MONOTONE_AT: Final = _HEAD.index("feature_infos")
 _FIXED_HEAD: Final = {
     "version": "v4",
     "num_class": "1",
@@ -52,7 +55,8 @@ _FEATURE_INFO: Final = re.compile(rf"none|\[{_FLOAT}:{_FLOAT}\]")
 _TAIL: Final = re.compile(
     r"end of trees\n"
     rf"\nfeature_importances:\n(?:{FEATURE.pattern}=[0-9]{{1,10}}\n)*"
-    r"\nparameters:\n(?:\[[a-z0-9_]{1,64}: [A-Za-z0-9_.,+-]*\]\n)*"
+    # The interaction constraints are lists of columns: [0,1],[2].
+    r"\nparameters:\n(?:\[[a-z0-9_]{1,64}: (?:[A-Za-z0-9_.,+-]*|\[[0-9,]+\](?:,\[[0-9,]+\])*)\]\n)*"
     r"\nend of parameters\n"
     r"\npandas_categorical:null\n"
 )
@@ -92,7 +96,9 @@ def _check_head(head: str, where: str) -> tuple[tuple[str, ...], list[int]]:
     magic, _, body = head.partition("\n")
     if magic != "tree":
         raise _damage_error(where, f"begins with {show(magic)}, not with 'tree'")
-    lines = _Lines.read(body, _HEAD, fixed=_FIXED_HEAD, where=where)
+    is_constrained = f"\n{_MONOTONE}=" in body
+    keys = (*_HEAD[:_MONOTONE_AT], _MONOTONE, *_HEAD[_MONOTONE_AT:]) if is_constrained else _HEAD
+    lines = _Lines.read(body, keys, fixed=_FIXED_HEAD, where=where)
     (last_feature,) = lines.read_ints("max_feature_idx", 1)
     names = tuple(lines.fields["feature_names"].split(" "))
     infos = lines.fields["feature_infos"].split(" ")
@@ -102,6 +108,8 @@ def _check_head(head: str, where: str) -> tuple[tuple[str, ...], list[int]]:
         raise _damage_error(where, "feature_names are not all names of features")
     if len(infos) != len(names) or not all(_FEATURE_INFO.fullmatch(info) for info in infos):
         raise _damage_error(where, "feature_infos are not one range for each feature")
+    if is_constrained and not {-1, 0, 1}.issuperset(lines.read_ints(_MONOTONE, len(names))):
+        raise _damage_error(where, f"{_MONOTONE} are not all -1, 0 or 1")
     sizes = lines.read_ints("tree_sizes", min(lines.fields["tree_sizes"].count(" ") + 1, MAX_TREES))
     if min(sizes) < 1:
         raise _damage_error(where, "tree_sizes are not all positive")

@@ -175,6 +175,19 @@ def _describe_training(training: Training) -> str:
         )
     if training.config.uniqueness:
         lines.append("Rows whose labels overlap in time counted less in fits.")
+    booster = training.config.booster
+    if booster.boosting != "gbdt":
+        lines.append(f"Its trees were grown by {booster.boosting}.")
+    if booster.has_monotone_constraints:
+        signs = {sign: [name for name, x in booster.monotone_constraints.items() if x == sign] for sign in (1, -1)}
+        parts = [
+            f"never {verb} while {' or '.join(signs[sign])} rises"
+            for sign, verb in ((1, "falls"), (-1, "rises"))
+            if signs[sign]
+        ]
+        lines.append(f"By constraint, the probability {', and '.join(parts)}.")
+    if booster.interaction_constraints:
+        lines.append("By constraint, only some features interact; lineage.config.booster lists them.")
     lines += [f"The gate {x.name} was loosened: {x.used:g} instead of {x.packaged:g}." for x in training.loosened]
     return " ".join([*lines, *training.provenance.warnings])
 

@@ -231,7 +231,7 @@ def _settings_outside_files(session: Session, ctx: typer.Context) -> list[Settin
 
 def _value_text(value: Any) -> str:  # noqa: ANN401 (JSON)
     """Return the value of a setting, which is any JSON value, as one line of text."""
-    if value is None:
+    if value is None or value == []:
         return "-"
     if isinstance(value, bool):
         return str(value).lower()
@@ -240,7 +240,7 @@ def _value_text(value: Any) -> str:  # noqa: ANN401 (JSON)
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        return "; ".join(_value_text(v) for v in value)
+        return "; ".join(", ".join(map(_value_text, v)) if isinstance(v, list) else _value_text(v) for v in value)
     if isinstance(value, dict):
         return ", ".join(f"{key} {_value_text(v)}" for key, v in value.items())
     return str(value)

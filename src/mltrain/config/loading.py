@@ -91,7 +91,11 @@ def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple
             return Setting(key, value, "file", f"{path}, line {lines[place]}")
         return Setting(key, value, "default", None)
 
-    return tuple(explain(key, value) for key, value in _flatten(_load(user, overrides).to_json()))
+    packaged = _read_yaml(packaged_config("train.yml"))[0].value
+    # The JSON of a configuration lacks the options that are off: in the packaged file, they are.
+    settings = dict(_flatten(packaged)) if isinstance(packaged, dict) else {}
+    settings |= _flatten(_load(user, overrides).to_json())
+    return tuple(explain(key, value) for key, value in settings.items())
 
 
 def comment_config() -> str:

@@ -1,20 +1,26 @@
-"""The training configuration: what train.yml may say, with the range of every value and no default.
+"""The training configuration: what train.yml may say, with the range of every value.
+
+The defaults are those of the packaged train.yml. A field has one here only if it stands for an option that is off:
+such an option is left out of documents and hashes, so that those of configurations without it stay as they are.
 
 `read_record(document, TrainConfig)` checks a whole document; `to_json` of a configuration has the layout of train.yml.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
-from mltrain.documents.records import Limits, RecordError, record, to_json
+from mltrain.documents.records import OMIT_DEFAULT, Limits, RecordError, record, to_json
 from mltrain.documents.strict_json import canonical_json
+from mltrain.errors import InputError
+from mltrain.names import did_you_mean, show
 from mltrain.storage.hashing import sha256_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
     from mltrain.documents.values import Json
 
@@ -23,6 +29,12 @@ Calibration: TypeAlias = Literal["auto", "isotonic", "sigmoid", "beta", "none"]
 
 Count: TypeAlias = Annotated[int, Limits(1, 100_000)]
 Share: TypeAlias = Annotated[float, Limits(0, 1)]
+
+# Parameters that LightGBM reads with `boosting: dart` alone.
+_DART: Final = ("drop_rate", "max_drop", "skip_drop", "uniform_drop")
+# Of 424 random boosters with both, 43 broke a constraint, by every method; of 805 without path_smooth, none did
+# (LightGBM 4.7).
+_SMOOTH: Final = "cannot be used with monotone_constraints: LightGBM would not keep them"
 
 
 @record
@@ -73,7 +85,7 @@ class IntRange(_SearchRange):
         low: Least value.
         high: Greatest value; equal to `low` if the parameter is fixed.
         scale: The scale on which values are drawn.
-        default: LightGBM's own default, which the first trial has; in the range.
+        default: The value in the first trial, LightGBM's own default where the range has it; in the range.
     """
 
     low: int
@@ -96,7 +108,10 @@ class FloatRange(_SearchRange):
 @record
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """The searched hyperparameters, by LightGBM's names, with the widest range that each may have."""
+    """The searched hyperparameters, by LightGBM's names, with the widest range that each may have.
+
+    Those that may be None are searched only if they are given; `extra_trees` is 0 or 1.
+    """
 
     learning_rate: Annotated[FloatRange, Limits(1e-4, 1)]
     num_leaves: Annotated[IntRange, Limits(2, 4_096)]
@@ -105,13 +120,23 @@ class SearchSpace:
     bagging_fraction: Annotated[FloatRange, Limits(0.01, 1)]
     lambda_l1: Annotated[FloatRange, Limits(0, 1e6)]
     lambda_l2: Annotated[FloatRange, Limits(0, 1e6)]
+    max_depth: Annotated[IntRange | None, Limits(1, 64), OMIT_DEFAULT] = None
+    min_gain_to_split: Annotated[FloatRange | None, Limits(0, 1e6), OMIT_DEFAULT] = None
+    extra_trees: Annotated[IntRange | None, Limits(0, 1), OMIT_DEFAULT] = None
+    path_smooth: Annotated[FloatRange | None, Limits(0, 1e6), OMIT_DEFAULT] = None
+    drop_rate: Annotated[FloatRange | None, Limits(0, 1), OMIT_DEFAULT] = None
+    max_drop: Annotated[IntRange | None, Limits(1, 100_000), OMIT_DEFAULT] = None
+    skip_drop: Annotated[FloatRange | None, Limits(0, 1), OMIT_DEFAULT] = None
 
     def items(self) -> Iterator[tuple[str, IntRange | FloatRange]]:
-        """Yield the name and range of each hyperparameter, in the order in which a sampler draws them."""
-        return ((name, getattr(self, name)) for name in self.__slots__)
+        """Yield the name and range of each searched hyperparameter, in the order in which a sampler draws them."""
+        for name in self.__slots__:
+            search_range: IntRange | FloatRange | None = getattr(self, name)
+            if search_range is not None:
+                yield name, search_range
 
     def defaults(self) -> dict[str, float]:
-        """Return LightGBM's own default of each hyperparameter by name."""
+        """Return the value of each searched hyperparameter in the first trial, by name."""
         return {name: search_range.default for name, search_range in self.items()}
 
 
@@ -164,13 +189,78 @@ class SearchConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class BoosterConfig:
-    """Parameters that all boosters of a training share.
+    """Parameters that all boosters of a training share, by LightGBM's names.
 
     Attributes:
         max_bin: Histogram bins per feature.
+        boosting: "gbdt", or "dart": in each round, trees are drawn, left out while the new tree is fitted, and scaled
+            down with it (Rashmi and Gilad-Bachrach 2015).
+        drop_rate: With "dart", the share of the trees that is left out; None: LightGBM's own value, like those below.
+        max_drop: With "dart", the most trees that are left out.
+        skip_drop: With "dart", the probability of a round without trees left out.
+        uniform_drop: With "dart", whether each tree is as likely to be left out, whatever its weight.
+        max_depth: Most splits from the root of a tree to a leaf; 0: no limit.
+        min_gain_to_split: Least gain of a split.
+        extra_trees: Whether each feature of a node is tried with one random threshold only.
+        path_smooth: Rows by which a leaf's value is drawn to that of its parent; 0: not at all.
+        monotone_constraints: For each feature named, the sign of its effect: 1: the probability never falls while the
+            feature rises; -1: never rises; 0: free, like every feature that is not named.
+        monotone_constraints_method: How splits obey these constraints; the later ones lose less accuracy, but are
+            slower.
+        interaction_constraints: Lists of features; only features of one list share a path from the root to a leaf. The
+            features that no list names form one more list.
     """
 
     max_bin: Annotated[int, Limits(3, 255)]
+    boosting: Annotated[Literal["gbdt", "dart"], OMIT_DEFAULT] = "gbdt"
+    drop_rate: Annotated[float | None, Limits(0, 1), OMIT_DEFAULT] = None
+    max_drop: Annotated[int | None, Limits(1, 100_000), OMIT_DEFAULT] = None
+    skip_drop: Annotated[float | None, Limits(0, 1), OMIT_DEFAULT] = None
+    uniform_drop: Annotated[bool, OMIT_DEFAULT] = False
+    max_depth: Annotated[int, Limits(0, 64), OMIT_DEFAULT] = 0
+    min_gain_to_split: Annotated[float, Limits(0, 1e6), OMIT_DEFAULT] = 0.0
+    extra_trees: Annotated[bool, OMIT_DEFAULT] = False
+    path_smooth: Annotated[float, Limits(0, 1e6), OMIT_DEFAULT] = 0.0
+    monotone_constraints: Annotated[Mapping[str, Annotated[int, Limits(-1, 1)]], OMIT_DEFAULT] = field(
+        default_factory=dict
+    )
+    monotone_constraints_method: Annotated[Literal["basic", "intermediate", "advanced"], OMIT_DEFAULT] = "basic"
+    interaction_constraints: Annotated[tuple[tuple[str, ...], ...], OMIT_DEFAULT] = ()
+
+    def __post_init__(self) -> None:
+        if self.boosting != "dart":
+            for name in _DART:
+                if (value := getattr(self, name)) is not None and value is not False:
+                    raise RecordError(((name,), "has no effect without boosting: dart"))
+        if not self.has_monotone_constraints:
+            # LightGBM 4.7 crashes at such a method without constraints.
+            if self.monotone_constraints_method != "basic":
+                raise RecordError((("monotone_constraints_method",), "needs monotone_constraints"))
+        elif self.path_smooth:
+            raise RecordError((("path_smooth",), _SMOOTH))
+        for index, names in enumerate(self.interaction_constraints):
+            if not names or len(set(names)) < len(names):
+                raise RecordError((("interaction_constraints", index), "must be a list of different features"))
+
+    @property
+    def has_monotone_constraints(self) -> bool:
+        """Whether any feature has a sign."""
+        return any(self.monotone_constraints.values())
+
+    def check_features(self, names: Sequence[str]) -> None:
+        """Check that the constraints name features of a registry, whose features are `names`.
+
+        Raises:
+            InputError: They name others; the message has the nearest feature for each.
+        """
+        unknown = sorted({*self.monotone_constraints}.union(*self.interaction_constraints).difference(names))
+        if unknown:
+            guesses = [(show(name), did_you_mean(name, names)) for name in unknown]
+            listed = ", ".join(f"{name} ({guess})" if guess else name for name, guess in guesses)
+            raise InputError(
+                f"booster: the constraints name features that the registry does not have: {listed}",
+                hint="list those that it has: `mltrain features info`",
+            )
 
 
 @record
@@ -302,6 +392,19 @@ class TrainConfig:
     gates: GateConfig
     guards: GuardConfig
     economics: EconomicsConfig
+
+    def __post_init__(self) -> None:
+        booster = self.booster
+        for name in self.search.space.defaults():
+            place = ("search", "space", name)
+            fixed = getattr(booster, name, None)
+            # 0 is "off" for all others.
+            if fixed or (name in _DART and fixed is not None):
+                raise RecordError((place, f"is fixed as well, by booster.{name}: give one of the two"))
+            if name in _DART and booster.boosting != "dart":
+                raise RecordError((place, "has no effect without booster.boosting: dart"))
+            if name == "path_smooth" and booster.has_monotone_constraints:
+                raise RecordError((place, _SMOOTH))
 
     def to_json(self) -> dict[str, Json]:
         """Return the configuration in the layout of train.yml; `load_config` of such a file gives an equal one."""

@@ -59,6 +59,9 @@ class TrainRequest:
             on "inner".
         warm_start: A version whose hyperparameters are tried right after LightGBM's defaults; None: none.
         warnings: What the user should know about the request, for the log and the model card.
+
+    Raises:
+        InputError: The constraints of the configuration name a feature that is not in the feature set.
     """
 
     snapshot: Snapshot
@@ -70,6 +73,9 @@ class TrainRequest:
     final: Literal["inner", "all"] = "inner"
     warm_start: WarmStart | None = None
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.config.booster.check_features(self.feature_set.names)
 
     @property
     def study(self) -> str:

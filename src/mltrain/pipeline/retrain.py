@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from mltrain.artifact import MODEL_FILE
@@ -48,9 +48,14 @@ def read_warm_start(version: StoredVersion, config: SearchConfig) -> WarmStart:
         InputError: The card lacks a hyperparameter, or the times of the rows on which they were chosen.
     """
     card = read_version_card(version)
+    optional = {item.name for item in fields(config.space) if item.default is None}
     params: dict[str, float] = {}
     for name, searched in config.space.items():
         value = card.number("hyperparameters", name)
+        if value is None and name in optional:
+            # That version's search did not have it.
+            fixed = card.number("lineage", "config", "booster", name)
+            value = searched.default if fixed is None else fixed
         if value is None:
             raise InputError(f"the card of {version.name} lacks its {name}")
         value = min(max(value, searched.low), searched.high)

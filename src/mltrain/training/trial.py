@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from mltrain.training.booster import booster_params, cut_block
-from mltrain.training.lightgbm_import import import_lightgbm
+from mltrain.training.booster import GrowingBooster, booster_params, cut_block
 from mltrain.training.metrics import row_log_loss
 from mltrain.training.sample_weights import compute_up_weight, undo_up_weight
 
@@ -89,18 +88,20 @@ class FoldData:
         split: The blocks.
         labels: Labels of each fold's validation rows, 0 or 1, in row order.
         up_weight: Weight of a row that went up in a fit; its effect is removed from every score.
+        names: The features in the order of the columns.
     """
 
     config: TrainConfig
     split: Split
     labels: tuple[NDArray[np.uint8], ...]
     up_weight: float
+    names: tuple[str, ...]
 
     @classmethod
     def of(cls, samples: Samples, split: Split, config: TrainConfig) -> FoldData:
         """Return the input of trials on these folds; the labels are copied out of the samples."""
         labels = tuple(samples.y[fold.valid.span].copy() for fold in split.folds)
-        return cls(config, split, labels, compute_up_weight(samples, split, config))
+        return cls(config, split, labels, compute_up_weight(samples, split, config), samples.names)
 
 
 class FoldRunner:
@@ -113,6 +114,7 @@ class FoldRunner:
 
     def __init__(self, fold_data: FoldData, binned_inner: Any) -> None:  # noqa: ANN401 (LightGBM has no types)
         self._config, self._up_weight, split = fold_data.config, fold_data.up_weight, fold_data.split
+        self._names = fold_data.names
         self._folds = [
             (cut_block(binned_inner, split, fold.train), cut_block(binned_inner, split, fold.valid), labels)
             for fold, labels in zip(split.folds, fold_data.labels, strict=True)
@@ -132,12 +134,13 @@ class FoldRunner:
             Its result; None if it was abandoned.
         """
         search_config, start_s = self._config.search, time.perf_counter()
-        curve = _MeanCurve(self._make_boosters(proposal.params), should_continue)
+        params = self._all_params(proposal.params)
+        curve = _MeanCurve([self._make_booster(fold, params) for fold in range(len(self._folds))], should_continue)
         rung_losses: list[float] = []
         is_pruned = False
         try:
             for rung, max_loss in zip(search_config.rungs, thresholds.max_rung_losses, strict=True):
-                max_rounds = min(rounds_to_reach(rung, proposal.params), search_config.max_rounds)
+                max_rounds = min(rounds_to_reach(rung, params), search_config.max_rounds)
                 minimum = curve.find_minimum(rung.folds, max_rounds, patience=search_config.early_stop)
                 rung_losses.append(minimum.loss)
                 is_pruned = minimum.loss > max_loss
@@ -173,23 +176,34 @@ class FoldRunner:
         for each fold, shape (m, f), or is empty.
         """
         fold_scores, other_scores = [], []
-        for number, booster in enumerate(self._make_boosters(params)):
-            for _ in range(rounds):
-                booster.grow_tree()
+        for fold in range(len(self._folds)):
+            booster = self._grow_booster(fold, self._all_params(params), rounds)
             booster.score_validation()
             fold_scores.append(booster.scores)
             if others:
-                other_scores.append(booster.score_rows(others[number]))
+                other_scores.append(booster.score_rows(others[fold]))
         return fold_scores, other_scores
 
-    def _make_boosters(self, params: Mapping[str, float]) -> list[_FoldBooster]:
-        """Return a new booster without trees for each fold."""
-        all_params = booster_params(self._config, params)
-        return [_FoldBooster(*fold, all_params, up_weight=self._up_weight) for fold in self._folds]
+    def _all_params(self, params: Mapping[str, float]) -> dict[str, Any]:
+        """Return all parameters of a fit with these hyperparameters."""
+        return booster_params(self._config, params, names=self._names)
+
+    def _make_booster(self, fold: int, all_params: Mapping[str, Any]) -> _FoldBooster:
+        """Return a new booster without trees for a fold, counted from 0."""
+        return _FoldBooster(*self._folds[fold], all_params, up_weight=self._up_weight)
+
+    def _grow_booster(self, fold: int, all_params: Mapping[str, Any], rounds: int) -> _FoldBooster:
+        """Return a fold's booster after so many rounds, or before the first round that would spoil it."""
+        booster = self._make_booster(fold, all_params)
+        for done in range(rounds):
+            booster.grow_tree()
+            if booster.is_spoilt:
+                return self._grow_booster(fold, all_params, done)
+        return booster
 
 
-class _FoldBooster:
-    """The booster of one fold, which grows tree by tree.
+class _FoldBooster(GrowingBooster):
+    """The booster of one fold.
 
     Args:
         train: The training rows, a `lightgbm.Dataset`.
@@ -212,18 +226,20 @@ class _FoldBooster:
         *,
         up_weight: float,
     ) -> None:
+        super().__init__(params, train)
         self._labels, self._up_weight = labels, up_weight
-        self._booster = import_lightgbm().Booster(dict(params), train).add_valid(valid, "valid")
-
-    def grow_tree(self) -> None:
-        """Grow one more tree: one boosting round."""
-        self._booster.update()
+        self.booster.add_valid(valid, "valid")
 
     def score_validation(self) -> float:
-        """Set `scores` to the validation rows' probabilities and return their mean log loss, in nats."""
+        """Set `scores` to the validation rows' probabilities and return their mean log loss, in nats.
+
+        The loss of a spoilt booster is infinite, so that no trial has its best round there.
+        """
         # LightGBM updates the scores of its validation rows with each tree and passes them to an evaluation function,
         # so that no tree is walked twice. With metric "None" it computes nothing else.
-        self._booster.eval_valid(self._keep_scores)
+        self.booster.eval_valid(self._keep_scores)
+        if self.is_spoilt:
+            return math.inf
         return float(row_log_loss(self.scores, self._labels).mean())
 
     def score_rows(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -231,7 +247,7 @@ class _FoldBooster:
         # LightGBM refuses an empty matrix.
         if not x.shape[0]:
             return np.empty(0)
-        return undo_up_weight(self._booster.predict(x), self._up_weight)
+        return undo_up_weight(self.booster.predict(x), self._up_weight)
 
     def _keep_scores(self, scores: NDArray[np.float64], _: object) -> tuple[str, float, bool]:
         """Keep the scores that LightGBM passes to an evaluation function, and return a dummy result."""
@@ -239,16 +255,19 @@ class _FoldBooster:
         return "scores", 0.0, False
 
 
-def rounds_to_reach(rung: Rung, params: Mapping[str, float]) -> int:
+def rounds_to_reach(rung: Rung, params: Mapping[str, Any]) -> int:
     """Return after how many boosting rounds, at least 1, a trial with these hyperparameters reaches a rung.
 
-    Progress is rounds x learning rate x the root of (leaves / 31), and the rung lies at `rung.at`.
+    Progress is rounds x learning rate x the root of (leaves / 31), and the rung lies at `rung.at`. A limit of the depth
+    limits the leaves, too.
 
     >>> from mltrain.config.train_config import Rung
     >>> rounds_to_reach(Rung(at=4, keep=0.3, most=10, folds=1), {"learning_rate": 0.1, "num_leaves": 31})
     40
     """
-    return max(1, round(rung.at / (params["learning_rate"] * math.sqrt(params["num_leaves"] / DEFAULT_LEAVES))))
+    leaves: float = min(params["num_leaves"], 2 ** params.get("max_depth", 64))
+    rate: float = params["learning_rate"]
+    return max(1, round(rung.at / (rate * math.sqrt(leaves / DEFAULT_LEAVES))))
 
 
 class _AbandonedError(Exception):
