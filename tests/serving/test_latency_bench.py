@@ -38,9 +38,9 @@ class Recorder:
         self.symbols, self.feature_set, self.lookback_bars = model.symbols, model.feature_set, model.lookback_bars
         self.tables, self.rows, self.batches = [], [], []
 
-    def predict_candles(self, candles):
+    def predict_candles(self, candles, *, inputs):
         """Score candles."""
-        self.tables.append(self.model.predict_candles(candles))
+        self.tables.append(self.model.predict_candles(candles, inputs=inputs))
 
     def predict_one(self, row):
         """Score a row."""

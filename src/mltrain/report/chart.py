@@ -40,7 +40,7 @@ class Chart:
         return f"<mltrain.Chart {self.title}>"
 
     def to_html(self) -> str:
-        """Return an HTML page of its own, without scripts or network access, in a light and a dark scheme."""
+        """Return a whole HTML page, without scripts or network access, in a light and a dark scheme."""
         return render("charts.html.j2", title=self.title, figures=self.figures).decode()
 
     def save(self, path: str | os.PathLike[str]) -> None:

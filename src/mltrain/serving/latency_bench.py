@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
 from mltrain.candles.frame import times_ms
+from mltrain.candles.input_tables import InputTable, KnownValues
 from mltrain.card.machine import cpu_name
 from mltrain.errors import InputError
 from mltrain.gates.latency import Bin, Latency, Percentiles
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from mltrain.features.spec import FeatureSet
     from mltrain.serving.model import Model
 
 # Number of newest candles at which the samples end in turn.
@@ -50,14 +53,15 @@ def measure_latency(
 ) -> Latency:
     """Measure how long a model takes from candles, from one row and from many rows of features to probabilities.
 
-    Of the candles by symbol, leaders included, only the newest are used. At least one call (`samples`) with candles and
-    as many with one row are timed by a monotonic clock in ns.
+    Of the candles by symbol, leaders included and inputs joined, only the newest are used. At least one call
+    (`samples`) with candles and as many with one row are timed by a monotonic clock in ns.
     """
     # Read before the measurement itself loads the machine.
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    windows, matrix = _sample_inputs(model, candles)
+    inputs = _known_at_closes(model.feature_set, candles)
+    windows, matrix = _sample_calls(model, candles, inputs)
     before = _count_preemptions()
-    candles_ns = _time_calls(model.predict_candles, windows, samples, clock)
+    candles_ns = _time_calls(partial(model.predict_candles, inputs=inputs), windows, samples, clock)
     one_row_ns = _time_calls(model.predict_one, list(matrix), samples, clock)
     after = _count_preemptions()
     batch = np.resize(matrix, (BATCH_ROWS, matrix.shape[1]))
@@ -93,10 +97,24 @@ def _make_histogram(durations_ns: Sequence[int]) -> tuple[Bin, ...]:
     return tuple(Bin(from_ms, to_ms, calls) for (from_ms, to_ms), calls in zip(pairs, counts, strict=True))
 
 
-def _sample_inputs(
-    model: Model, candles: Mapping[str, pl.DataFrame]
+def _known_at_closes(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]) -> dict[str, InputTable]:
+    """Return values of the inputs that give each of the joined candles the value that it has already."""
+    step_ms = interval_ms(feature_set.interval)
+
+    def take(frame: pl.DataFrame, name: str) -> KnownValues:
+        known = frame.select("ts", name).drop_nulls()
+        return KnownValues(times_ms(known) + step_ms, known[name].to_numpy())
+
+    return {
+        spec.name: InputTable(by_symbol={symbol: take(frame, spec.name) for symbol, frame in candles.items()})
+        for spec in feature_set.inputs
+    }
+
+
+def _sample_calls(
+    model: Model, candles: Mapping[str, pl.DataFrame], inputs: Mapping[str, InputTable]
 ) -> tuple[list[dict[str, pl.DataFrame]], NDArray[np.float32]]:
-    """Return inputs of n <= CANDLES predictions: candles of the lookback by symbol, and rows of features, shape (n, f).
+    """Return what n <= CANDLES calls get: candles of the lookback by symbol, and rows of features, shape (n, f).
 
     Raise InputError if the model can score none of these candles.
     """
@@ -104,7 +122,9 @@ def _sample_inputs(
     for symbol in (name for name in model.symbols if name in candles):
         leaders = {k: candles[k] for k in feature_set.leaders if k in candles and k != symbol}
         given = {symbol: candles[symbol].tail(bars + CANDLES), **leaders}
-        request = ScoringRequest(feature_set, model.symbols, bars, rows="all", now_ms=None, max_age_bars=0)
+        request = ScoringRequest(
+            feature_set, model.symbols, bars, rows="all", now_ms=None, max_age_bars=0, inputs=inputs
+        )
         rows = next(rows for rows in read_rows(given, request) if rows.symbol == symbol)
         accepted = [i for i, reason in enumerate(rows.refused) if reason is None]
         if accepted:

@@ -38,6 +38,7 @@ from mltrain.serving.inputs import (
     read_named_row,
     read_positional_row,
 )
+from mltrain.serving.known_inputs import read_given_inputs
 from mltrain.serving.live_model import Follower, pointer_state
 from mltrain.serving.loaded_model import OtherCodeWarning, load_bundle, load_version, score_rows
 from mltrain.serving.rows import MAX_AGE_BARS, ScoringRequest, read_now, read_rows
@@ -168,6 +169,7 @@ class Model:
         self,
         candles: object,
         *,
+        inputs: Mapping[str, object] | None = None,
         rows: WhichRows = "last",
         now_ms: int | None = None,
         max_age_bars: int = MAX_AGE_BARS,
@@ -179,6 +181,8 @@ class Model:
                 knows several symbols. A table is a Polars frame (lazy ones are collected), a pandas frame (a time index
                 becomes `ts`), an Arrow table, a list of dicts, or a list of Binance kline rows. The columns are those
                 of `mltrain.candles.frame.CANDLE_SCHEMA`; an optional one is needed only if a feature reads it.
+            inputs: The values of the model's own inputs, if it reads any, by the input's name: each a table, in any of
+                these forms, with the columns that the registry names, and `symbol` unless the values are for all.
             rows: "last": the newest closed candle of each symbol; "all": every candle.
             now_ms: The time, ms UTC: candles that close later are left out, and a newest candle that is older than
                 `max_age_bars` is refused. None: with "last" the clock that was passed to `load` (without a clock
@@ -188,20 +192,25 @@ class Model:
         Returns:
             `ts` (open time, UTC), `symbol`, `p` (probability of up, in [0, 1]), `raw` (score before calibration, in
             (0, 1)), and `refused`: null, or why the row has neither `p` nor `raw`: unknown-symbol, stale, too-few-bars,
-            hole, leader-hole or not-finite. Symbols and times are in the given order.
+            hole, input-missing, input-stale, leader-hole or not-finite. Symbols and times are in the given order.
 
         Raises:
             UsageError: An argument is not one of these, or `now_ms` is not a time in ms.
-            InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
+            InputError: A candle is impossible or out of order, a column or a leader that a feature reads is missing, or
+                the table of an input is not as declared.
         """
         loaded = self._current()
         tables = read_candles_by_symbol(candles, loaded.bundle.symbols)
-        return score_rows(loaded, self._compute_rows(loaded, tables, rows, now_ms, max_age_bars))
+        features = self._compute_rows(
+            loaded, tables, inputs=inputs, rows=rows, now_ms=now_ms, max_age_bars=max_age_bars
+        )
+        return score_rows(loaded, features)
 
     def explain(
         self,
         frame: object,
         *,
+        inputs: Mapping[str, object] | None = None,
         rows: WhichRows = "last",
         now_ms: int | None = None,
         max_age_bars: int = MAX_AGE_BARS,
@@ -211,7 +220,8 @@ class Model:
         Args:
             frame: Candles in any form that `predict_candles` takes; or a table of features, with exactly the model's
                 columns in order.
-            rows: As in `predict_candles`; ignored for features, like the options below.
+            inputs: As in `predict_candles`; ignored for features, like the options below.
+            rows: As in `predict_candles`.
             now_ms: As in `predict_candles`.
             max_age_bars: As in `predict_candles`.
 
@@ -231,7 +241,8 @@ class Model:
                 raw, p = loaded.score(x)
                 return pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(loaded, x))
         tables = read_candles_by_symbol(frame, loaded.bundle.symbols, "frame")
-        return explain_rows(loaded, self._compute_rows(loaded, tables, rows, now_ms, max_age_bars))
+        parts = self._compute_rows(loaded, tables, inputs=inputs, rows=rows, now_ms=now_ms, max_age_bars=max_age_bars)
+        return explain_rows(loaded, parts)
 
     def predict_one(self, features: object) -> float:
         """Return the calibrated probability of up, in [0, 1], for one row of features.
@@ -302,6 +313,8 @@ class Model:
         self,
         loaded: LoadedModel,
         candles: Mapping[str, pl.DataFrame],
+        *,
+        inputs: Mapping[str, object] | None,
         rows: WhichRows,
         now_ms: int | None,
         max_age_bars: int,
@@ -315,6 +328,7 @@ class Model:
             now_ms=read_now(now_ms, self._clock if rows == "last" else None),
             max_age_bars=max_age_bars,
             newest=loaded.newest,
+            inputs=read_given_inputs(inputs, loaded.bundle.feature_set.inputs),
         )
         return list(read_rows(candles, request))
 

@@ -7,7 +7,7 @@ read, so that the cost of the newest row does not grow with the length of the hi
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,8 +18,10 @@ from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import TS_DTYPE, find_segments, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.features.computation import compute_features
+from mltrain.features.input_join import join_inputs
 from mltrain.features.newest import NewestFeatures
 from mltrain.names import check_choice, describe
+from mltrain.serving.known_inputs import find_lacking_inputs
 from mltrain.times import check_time_ms, interval_ms
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mltrain.candles.anomalies import FalseVolume
+    from mltrain.candles.input_tables import InputTable
     from mltrain.features.spec import FeatureSet
 
 WhichRows: TypeAlias = Literal["last", "all"]
@@ -42,6 +45,8 @@ TOO_FEW_BARS: Final = "too-few-bars"
 # Callers know these two codes, so they keep the older word for a gap.
 GAP: Final = "hole"
 LEADER_GAP: Final = "leader-hole"
+INPUT_MISSING: Final = "input-missing"
+INPUT_STALE: Final = "input-stale"
 NOT_FINITE: Final = "not-finite"
 
 REASONS: Final[Mapping[str, str]] = {
@@ -50,6 +55,8 @@ REASONS: Final[Mapping[str, str]] = {
     TOO_FEW_BARS: "there are fewer candles than the longest lookback",
     GAP: "a candle is missing inside the lookback",
     LEADER_GAP: "a candle of the leader is missing inside the lookback, or has not arrived yet",
+    INPUT_MISSING: "no value of an input was known at a candle's close inside the lookback, or none was passed",
+    INPUT_STALE: "the newest value of an input was older than its max_age at a candle's close inside the lookback",
     NOT_FINITE: "a feature is not a finite number",
 }
 
@@ -71,6 +78,7 @@ class ScoringRequest:
         now_ms: The time, ms UTC: candles that close later are left out. None: all candles count as closed.
         max_age_bars: Bars after its close at which the newest candle is stale; needs `now_ms`.
         newest: Computes the features of the newest candles; None: created from `feature_set` when needed.
+        inputs: The values of each input that the features read.
 
     Raises:
         UsageError: `rows` or `max_age_bars` is invalid.
@@ -83,6 +91,7 @@ class ScoringRequest:
     now_ms: int | None
     max_age_bars: int
     newest: NewestFeatures | None = None
+    inputs: Mapping[str, InputTable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the options that callers pass."""
@@ -220,11 +229,11 @@ class _CandleWindow:
         return self._checked[key]
 
     def _check(self, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
-        """Raise unless the candles are possible, and empty the volume columns that contradict the prices."""
-        interval = self._request.feature_set.interval
-        frame = check_candles(frame, symbol=symbol, interval=interval, where=_WHERE)
+        """Raise unless the candles are possible; empty the volumes that contradict the prices, and join the inputs."""
+        feature_set = self._request.feature_set
+        frame = check_candles(frame, symbol=symbol, interval=feature_set.interval, where=_WHERE)
         frame, self.false_volumes[symbol] = empty_false_volumes(frame)
-        return frame
+        return join_inputs(feature_set, {symbol: frame}, self._request.inputs)[symbol]
 
     def newest(self, symbol: str) -> pl.DataFrame:
         """Return a symbol's newest candles, as many as a lookback has bars, checked; there may be gaps between them."""
@@ -271,7 +280,7 @@ def _compute_newest_rows(
         x = newest.compute(group, {**leaders, **{symbol: candles[symbol] for symbol in group}})
         for symbol, row in zip(group, x, strict=True):
             ts_ms = times_ms(candles[symbol])
-            refused = find_refusals(ts_ms, row[None, :], request.feature_set, request.lookback_bars)
+            refused = find_refusals(symbol, ts_ms, row[None, :], request)
             rows[symbol] = FeatureRows(symbol, [int(ts_ms[-1])], row[None, :], refused)
     return rows
 
@@ -285,31 +294,33 @@ def _compute_all_rows(window: _CandleWindow, symbol: str, request: ScoringReques
     ts_ms = times_ms(table)
     # Whole columns instead of `select`: a query takes a millisecond on a busy machine.
     x = pl.DataFrame(table.get_columns()[1:]).to_numpy(order="c")
-    refused = find_refusals(ts_ms, np.ascontiguousarray(x, np.float32), request.feature_set, request.lookback_bars)
+    refused = find_refusals(symbol, ts_ms, np.ascontiguousarray(x, np.float32), request)
     return FeatureRows(symbol, list(ts_ms.tolist()), x, refused)
 
 
 def find_refusals(
-    ts_ms: NDArray[np.int64], x: NDArray[np.float32], feature_set: FeatureSet, lookback_bars: int
+    symbol: str, ts_ms: NDArray[np.int64], x: NDArray[np.float32], request: ScoringRequest
 ) -> list[str | None]:
     """Return for each row of features the code of the reason why it must not be scored; None: it may be.
 
-    If several reasons apply, an incomplete lookback goes first, then a leader's missing candle.
+    If several reasons apply, an incomplete lookback goes first, then an input, then a leader's missing candle.
 
     Args:
+        symbol: The symbol of the rows.
         ts_ms: Open times of all candles that were read, ms UTC, shape (m,).
         x: Features of the last n of these candles, shape (n, f); NaN: the feature has no value.
-        feature_set: The model's registry.
-        lookback_bars: Consecutive candles that a row depends on, its own included.
+        request: The model's registry, lookback and inputs.
     """
     finite = np.isfinite(x).all(axis=1)
     if finite.all():
         return [None] * finite.size
+    feature_set = request.feature_set
     bounds = find_segments(ts_ms, interval_ms(feature_set.interval))
     # For each row, the position of the first candle of its segment.
     segment_start = np.concatenate([np.full(stop - start, start) for start, stop in bounds])[-finite.size :]
-    short = np.arange(ts_ms.size)[-finite.size :] - segment_start + 1 < lookback_bars
+    short = np.arange(ts_ms.size)[-finite.size :] - segment_start + 1 < request.lookback_bars
+    missing, stale = find_lacking_inputs(symbol, ts_ms, x, feature_set, request.inputs)
     no_leader = np.isnan(x).any(axis=1) & bool(feature_set.leaders)
-    conditions = [finite, short & (segment_start > 0), short, no_leader]
-    reasons = np.select(conditions, ["", GAP, TOO_FEW_BARS, LEADER_GAP], default=NOT_FINITE)
-    return [reason or None for reason in reasons.tolist()]
+    conditions = [finite, short & (segment_start > 0), short, missing, stale, no_leader]
+    codes = ["", GAP, TOO_FEW_BARS, INPUT_MISSING, INPUT_STALE, LEADER_GAP]
+    return [reason or None for reason in np.select(conditions, codes, default=NOT_FINITE).tolist()]

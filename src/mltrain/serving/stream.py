@@ -33,8 +33,10 @@ from mltrain.candles.checks import check_candles
 from mltrain.candles.conversion import as_candles, as_frame, as_record
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, times_ms
 from mltrain.errors import InputError, RefusedError, UsageError
+from mltrain.features.input_join import join_inputs
 from mltrain.names import describe, did_you_mean, show
 from mltrain.serving.inputs import read_candles_by_symbol
+from mltrain.serving.known_inputs import NO_VALUES, PushedInput, read_given_inputs
 from mltrain.serving.rows import (
     LEADER_GAP,
     MAX_AGE_BARS,
@@ -42,18 +44,20 @@ from mltrain.serving.rows import (
     STALE,
     TOO_FEW_BARS,
     UNKNOWN_SYMBOL,
+    ScoringRequest,
     explaining_emptied_volumes,
     find_refusals,
     read_now,
     shorten_list,
 )
-from mltrain.times import EPOCH, floor_to_grid, format_ms, interval_ms, is_ms
+from mltrain.times import EPOCH, as_time_ms, check_time_ms, floor_to_grid, format_ms, interval_ms, is_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
+    from mltrain.candles.input_tables import InputTable
     from mltrain.errors import MltrainError
     from mltrain.serving.loaded_model import LoadedModel
 
@@ -147,21 +151,24 @@ class Stream:
         self._step_ms = interval_ms(loaded.bundle.interval)
         held = dict.fromkeys([*self.symbols, *loaded.bundle.feature_set.leaders])
         self._buffers = {symbol: _RingBuffer(loaded.lookback_bars) for symbol in held}
+        self._inputs: dict[str, PushedInput] = {}
 
-    def warm_up(self, candles: object) -> None:
-        """Replace the bars of the symbols that are passed; only the newest bars are kept.
+    def warm_up(self, candles: object, *, inputs: Mapping[str, object] | None = None) -> None:
+        """Replace the bars of the symbols, and the values of the inputs, that are passed; only the newest are kept.
 
         Args:
             candles: Closed candles by symbol, leaders included, in any form that `Model.predict_candles` takes: those
                 that `Stream.candles` returned before a restart, or the exchange's newest.
+            inputs: The values of the model's inputs, as `Model.predict_candles` takes them.
 
         Raises:
-            UsageError: `candles` has none of these forms.
-            InputError: A candle is impossible or out of order.
+            UsageError: `candles` or `inputs` has none of these forms.
+            InputError: A candle is impossible or out of order, or the table of an input is not as declared.
             RefusedError: A symbol is neither one of the stream's nor a leader.
         """
         with self._lock:
             bundle = self._current().bundle
+            given = read_given_inputs(inputs, bundle.feature_set.inputs)
             checked = {}
             for symbol, frame in read_candles_by_symbol(candles, bundle.symbols).items():
                 # Raises if the symbol is unknown, before any buffer is changed.
@@ -176,6 +183,67 @@ class Stream:
                 buffer.stop = newest.height
                 buffer.ts_ms[: buffer.stop], buffer.values[:, : buffer.stop] = times, np.array(columns)
                 buffer.frame = None
+            for name in inputs or ():
+                self._inputs[name] = PushedInput(given[name])
+                self._forget_old_values(name)
+
+    def push_input(self, name: str, value: float, *, known_at: object, symbol: str | None = None) -> None:
+        """Take a value of one of the model's inputs; candles that close at `known_at` or later use it.
+
+        Push it before such a candle: a prediction that was made is not made again.
+
+        Args:
+            name: The input's name.
+            value: The value, finite.
+            known_at: Time since when it is known: ms UTC, a datetime with a zone, or text such as
+                "2025-10-15T12:00:00Z".
+            symbol: The symbol that it is for; None: for all.
+
+        Raises:
+            UsageError: The model reads no such input, `value` is not a finite number, `known_at` is not a time, or
+                earlier values were for all symbols and this one is not, or the other way round.
+            RefusedError: Another value was already known since this time (changed).
+        """
+        with self._lock:
+            specs = self._current().bundle.feature_set.inputs
+            # Raises if the model reads no such input.
+            read_given_inputs({name: NO_VALUES}, specs)
+            number = _read_number(value)
+            if not math.isfinite(number):
+                raise UsageError(f"value is {describe(value)}: expected a finite number of the input {name}")
+            known_ms = (
+                check_time_ms(known_at, "known_at") if _is_integer(known_at) else as_time_ms(known_at, "known_at")
+            )
+            if not isinstance(symbol, str | None):
+                raise UsageError(f"symbol is {describe(symbol)}: expected a name such as 'BTCUSDT', or None")
+            try:
+                taken = self._inputs.setdefault(name, PushedInput()).push(symbol, known_ms, number)
+            except ValueError as err:
+                raise UsageError(f"the input {name}: its {err}, and earlier ones were the other") from err
+            if not taken:
+                raise RefusedError(
+                    f"{name} at {format_ms(known_ms)}: another value is already known since then",
+                    reason=CHANGED,
+                    hint="a corrected value is known since its correction: pass that time as `known_at`",
+                )
+            self._forget_old_values(name)
+
+    def _forget_old_values(self, name: str) -> None:
+        """Drop values of an input that are too old for every bar that is held."""
+        oldest_ms = [int(b.ts_ms[max(0, b.stop - b.bars)]) for b in self._buffers.values() if b.stop]
+        max_age_ms = next(s.max_age_ms for s in self._current().bundle.feature_set.inputs if s.name == name)
+        if oldest_ms:
+            self._inputs[name].forget_before(min(oldest_ms) - max_age_ms)
+
+    def inputs(self) -> dict[str, pl.DataFrame]:
+        """Return the values held of each input, as a table that `warm_up` takes after a restart."""
+        with self._lock:
+            specs = {spec.name: spec for spec in self._current().bundle.feature_set.inputs}
+            return {
+                name: pushed.table().to_frame().rename({"known_at": specs[name].known_at, "value": specs[name].column})
+                for name, pushed in self._inputs.items()
+                if name in specs
+            }
 
     def candles(self, symbol: str) -> pl.DataFrame:
         """Return the bars held for a symbol as a table of candles; pass them to `warm_up` after a restart.
@@ -201,7 +269,7 @@ class Stream:
             UsageError: `candle` is not a candle, or `now_ms` is not a time in ms.
             InputError: The candle is impossible, or lacks a column that a feature reads.
             RefusedError: The candle was not taken (late, changed, open, unknown-symbol), or it was taken and cannot be
-                scored (hole, too-few-bars, leader-hole, not-finite, stale).
+                scored (hole, too-few-bars, input-missing, input-stale, leader-hole, not-finite, stale).
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
@@ -242,7 +310,8 @@ class Stream:
         Raises:
             UsageError: `now_ms` is not a time in ms.
             InputError: The candles lack a column that a feature reads.
-            RefusedError: The candle cannot be scored (hole, too-few-bars, leader-hole, not-finite, stale).
+            RefusedError: The candle cannot be scored (hole, too-few-bars, input-missing, input-stale, leader-hole,
+                not-finite, stale).
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
@@ -270,12 +339,21 @@ class Stream:
         candles, false_volumes = {}, {}
         for name, held in {**leaders, symbol: buffer}.items():
             candles[name], false_volumes[name] = empty_false_volumes(held.candles().tail(bars))
+        tables = {spec.name: self._table(spec.name) for spec in feature_set.inputs}
         with explaining_emptied_volumes(false_volumes):
-            x = loaded.newest.compute([symbol], candles)
-        reason = find_refusals(times_ms(candles[symbol]), x, feature_set, bars)[0]
+            x = loaded.newest.compute([symbol], join_inputs(feature_set, candles, tables))
+        request = ScoringRequest(
+            feature_set, loaded.bundle.symbols, bars, rows="last", now_ms=None, max_age_bars=0, inputs=tables
+        )
+        reason = find_refusals(symbol, times_ms(candles[symbol]), x, request)[0]
         if reason is not None:
             raise _refused_error(symbol, ts_ms, reason)
         return loaded.score_one(x[0])[1]
+
+    def _table(self, name: str) -> InputTable:
+        """Return the values held of an input."""
+        pushed = self._inputs.get(name)
+        return NO_VALUES if pushed is None else pushed.table()
 
     def _find_buffer(self, symbol: str) -> _RingBuffer:
         """Return the buffer of a symbol or leader; raise RefusedError if it is neither."""
