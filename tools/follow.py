@@ -53,7 +53,13 @@ class Ran:
 
 
 def follow(
-    blocks: Sequence[Block], folder: Path, *, env: Mapping[str, str], timeout_s: float = 600, quick: bool = False
+    blocks: Sequence[Block],
+    folder: Path,
+    *,
+    env: Mapping[str, str],
+    timeout_s: float = 600,
+    quick: bool = False,
+    inherited: Sequence[int] = (),
 ) -> list[Ran]:
     """Run blocks of a page in one bash process, in order, until one fails.
 
@@ -63,6 +69,7 @@ def follow(
         env: The complete environment.
         timeout_s: Timeout for all blocks together, in seconds.
         quick: Append the options of a block's `instead:` comment to each of its lines.
+        inherited: Open descriptors that the shell inherits.
 
     Returns:
         The blocks that were started.
@@ -79,6 +86,7 @@ def follow(
             text=True,
             timeout=timeout_s,
             check=False,
+            pass_fds=inherited,
         )
     return list(_read(done.stdout, blocks))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -28,7 +27,7 @@ from tools.pages import (
 )
 from tools.reference import outdated
 
-from support.program import NEUTRAL
+from support.program import NEUTRAL, warm_shell
 
 PAGES = all_pages()
 REFERENCE = ROOT / "docs" / "reference"
@@ -140,24 +139,27 @@ def pages_of(mark):
     return [page for page in PAGES if page_mark(page) == mark and any(block.runs for block in blocks_of(page))]
 
 
-def environment(home):
-    """Return the environment of a reader's shell: the installed mltrain, and no MLTRAIN_ setting."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**NEUTRAL, "PATH": path, "HOME": str(home), "COLUMNS": "120", "REPOSITORY": str(ROOT)}
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """Return the variables and descriptors of a reader's shell: `mltrain`, and no MLTRAIN_ setting."""
+    variables, inherited = warm_shell(tmp_path_factory.mktemp("bin"))
+    return {**NEUTRAL, **variables, "COLUMNS": "120", "REPOSITORY": str(ROOT)}, inherited
 
 
-def walk(page, folder):
+def walk(page, folder, shell):
     """Run a page's blocks and return the problems."""
+    variables, inherited = shell
     blocks = [block for block in blocks_of(page) if block.runs]
-    ran = follow(blocks, folder, env=environment(folder), timeout_s=180, quick=True)
+    env = {**variables, "HOME": str(folder)}
+    ran = follow(blocks, folder, env=env, timeout_s=180, quick=True, inherited=inherited)
     failed = [(r.block.where, r.output) for r in ran if not r.passed]
     return failed, [r.block.where for r in ran] == [b.where for b in blocks], untrue_lines(page, ran)
 
 
 @every(pages_of("trained"))
-def test_a_page_on_a_trained_folder_works(page, data_dir):
+def test_a_page_on_a_trained_folder_works(page, data_dir, shell):
     """Its blocks end as the page says, in order, in a folder with a snapshot and a promoted version."""
-    failed, whole, untrue = walk(page, data_dir.parent)
+    failed, whole, untrue = walk(page, data_dir.parent, shell)
 
     assert failed == []
     assert whole
@@ -165,9 +167,9 @@ def test_a_page_on_a_trained_folder_works(page, data_dir):
 
 
 @every(pages_of("empty"))
-def test_a_page_from_nothing_works(page, tmp_path):
+def test_a_page_from_nothing_works(page, tmp_path, shell):
     """Its blocks end as the page says, in order, in an empty folder."""
-    failed, whole, untrue = walk(page, tmp_path)
+    failed, whole, untrue = walk(page, tmp_path, shell)
 
     assert failed == []
     assert whole

@@ -17,7 +17,7 @@ NOW_MS = 1_760_952_600_000
 def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_path, monkeypatch):
     """The second GO is held, as two new days are few; cards are valid; the first version is live at the end."""
     # CI runs it whole, from the wheel.
-    for name, less in (("DAYS", 6), ("TRIALS", 2)):
+    for name, less in (("DAYS", 6), ("TRIALS", 2), ("BENCH_SAMPLES", 10)):
         monkeypatch.setattr(f"mltrain.pipeline.demo.{name}", less)
     folder = tmp_path / "mltrain-demo"
     report = run_demo(folder, by="the test", now_ms=NOW_MS, progress=Silent())

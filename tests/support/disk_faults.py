@@ -9,16 +9,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from shutil import which
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import pytest
+
+from support.program import warm_server
 
 CALLS = (
     "write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,"
@@ -54,32 +55,19 @@ def need_strace():
         pytest.skip("strace may not trace here")
 
 
+# Every call after this is counted: the run waits until it is traced, and lets any process of this user trace it, where
+# otherwise only parents may (PR_SET_PTRACER, PR_SET_PTRACER_ANY).
+WAIT = """
+import ctypes, os
+ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)
+os.read(0, 1)
+"""
+
+
 def run(program, folder, *inject):
     """Run a program under strace with the folder as its argument; return the process and its operations there."""
     log = folder.parent / f"{folder.name}.strace"
-    command = [sys.executable, "-c", program, str(folder)]
-    # Lets all other calls go on at once, for half the time; with it strace 6 injects no signal.
-    filtered = [] if any("signal=" in word for word in inject) else ["--seccomp-bpf"]
-    done = subprocess.run(
-        [
-            "strace",
-            "-f",
-            *filtered,
-            "-qq",
-            "-y",
-            "-s0",
-            "-e",
-            f"trace={CALLS}",
-            *inject,
-            "-o",
-            str(log),
-            *command,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    done = _run_traced(program, folder, ["strace", "-f", "-y", "-s0", "-e", f"trace={CALLS}", *inject, "-o", str(log)])
     counts = Counter()
     operations = []
     for line in log.read_text(errors="replace").splitlines():
@@ -89,6 +77,35 @@ def run(program, folder, *inject):
             if str(folder) in match[3]:
                 operations.append(Operation(match[1], match[2], counts[match[1], match[2]], match[3]))
     return done, operations
+
+
+def _run_traced(program, folder, tracer):
+    """Run a program in a fork of the warm server, under a tracer that is attached before its first line."""
+    held, release = os.pipe()
+    with TemporaryFile() as out, TemporaryFile() as err:
+        report = warm_server().start(
+            [folder],
+            out=out.fileno(),
+            err=err.fileno(),
+            env=dict(os.environ),
+            cwd=Path.cwd(),
+            program=WAIT + program,
+            stdin=held,
+        )
+        os.close(held)
+        pid = int(report.readline())
+        with report, subprocess.Popen([*tracer, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as run:
+            line = run.stderr.readline()
+            os.close(release)
+            assert "attached" in line, line
+            code = int(report.readline())
+            # Threads are reported as well; after the last line, the log is complete.
+            run.stderr.read()
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read().decode())
+    return subprocess.CompletedProcess([program, folder], code, *texts)
 
 
 def run_failing(program, folder, operation, fault):

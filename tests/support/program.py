@@ -73,7 +73,7 @@ def call_cold(*words, data_dir=None, env=None, timeout=120, cwd=None) -> Run:
 
 def run_warm(words, *, out, err, env=None, timeout=120, cwd=None):
     """Run `mltrain` with descriptors for stdout and stderr in a fork of the warm server; return its exit code."""
-    with _server().start(words, out=out, err=err, env=env or {}, cwd=cwd or Path.cwd()) as report:
+    with warm_server().start(words, out=out, err=err, env=env or {}, cwd=cwd or Path.cwd()) as report:
         pid = int(report.readline())
         if not select.select([report], [], [], timeout)[0]:
             os.kill(pid, signal.SIGKILL)
@@ -81,8 +81,24 @@ def run_warm(words, *, out, err, env=None, timeout=120, cwd=None):
         return int(report.readline())
 
 
+def warm_shell(folder):
+    """Return what a shell needs to run `mltrain` in forks: variables, and descriptors that it must inherit.
+
+    Args:
+        folder: An empty folder for the command.
+    """
+    command = folder / "mltrain"
+    program = Path(__file__).with_name("warm_command.py")
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{program}" "{MLTRAIN}" "$@"\n')
+    command.chmod(0o755)
+    server = warm_server().fileno()
+    path = os.pathsep.join([str(folder), str(MLTRAIN.parent), os.environ["PATH"]])
+    return {"PATH": path, "WARM_SERVER": str(server)}, (server,)
+
+
 @cache
-def _server():
+def warm_server():
+    """Return the server of this process."""
     return WarmServer(NEUTRAL)
 
 

@@ -1,7 +1,8 @@
 """Runs of `mltrain` as forks of a process that has imported it: separate processes without the time of a start.
 
 The server imports what the commands import, and runs none of it: threads do not survive a fork. For each run it forks a
-supervisor, which forks the run, reports its process id, waits, and reports its status.
+supervisor, which forks the run, reports its process id, waits, and reports its status. A shell that inherits the socket
+of its requests runs `mltrain` in the same way: see warm_command.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from importlib import import_module
 from pathlib import Path
 
@@ -63,6 +65,28 @@ def become(words, env):
         os._exit(code)
 
 
+def run_program(source, arguments, env):
+    """Run a program as `python -c` does, with the descriptors 1 and 2 as stdout and stderr; never return."""
+    os.environ.update(env)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
+    sys.argv = ["-c", *arguments]
+    sys.dont_write_bytecode = True
+    code = 1
+    try:
+        exec(compile(source, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 (the test wrote it)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    except BaseException:  # noqa: BLE001 (whatever it is, it must not run the parent's code)
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
 class WarmServer:
     """A process that forks runs; it ends when its parent does."""
 
@@ -74,14 +98,22 @@ class WarmServer:
             self._process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         atexit.register(self.close)
 
-    def start(self, words, *, out, err, env, cwd):
-        """Start a run; return a file that has a line with its process id now, and one with its exit code later."""
+    def start(self, words, *, out, err, env, cwd, program=None, stdin=None):
+        """Start a run; return a file that has a line with its process id now, and one with its exit code later.
+
+        With `program`, it runs this source code with the words as its arguments, instead of `mltrain`.
+        """
         reading, writing = os.pipe()
-        request = {"words": list(map(str, words)), "env": env, "cwd": str(cwd)}
+        request = {"words": list(map(str, words)), "env": env, "cwd": str(cwd), "program": program}
         with self._lock:
-            socket.send_fds(self._socket, [json.dumps(request).encode()], [out, err, writing])
+            given = [out, err, writing, *([] if stdin is None else [stdin])]
+            socket.send_fds(self._socket, [json.dumps(request).encode()], given)
         os.close(writing)
         return os.fdopen(reading, "rb", buffering=0)
+
+    def fileno(self):
+        """Return the descriptor of the socket that takes requests, to be inherited by a shell."""
+        return self._socket.fileno()
 
     def close(self):
         """End the server."""
@@ -96,7 +128,7 @@ def serve(requests):
     # Supervisors are nobody's concern when they have ended.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        message, (*given,), _, _ = socket.recv_fds(requests, 1 << 20, 3)
+        message, (*given,), _, _ = socket.recv_fds(requests, 1 << 20, 4)
         if not message:
             return
         if os.fork() == 0:
@@ -107,21 +139,28 @@ def serve(requests):
             os.close(descriptor)
 
 
-def supervise(request, out, err, report):
+def supervise(request, out, err, report, stdin=0):
     """Fork a run, write its process id, wait, and write its exit code; never return."""
     try:
         pid = os.fork()
         if pid == 0:
             os.close(report)
+            os.dup2(stdin, 0)
+            if stdin:
+                os.close(stdin)
             os.dup2(out, 1)
             os.dup2(err, 2)
             os.close(out)
             os.close(err)
             os.chdir(request["cwd"])
+            if request["program"] is not None:
+                run_program(request["program"], request["words"], request["env"])
             become(request["words"], request["env"])
         os.write(report, b"%d\n" % pid)
         os.close(out)
         os.close(err)
+        # A writer into a pipe must see that the run has stopped reading.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), stdin)
         os.write(report, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     finally:
         os._exit(0)
