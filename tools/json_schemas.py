@@ -59,18 +59,16 @@ class Document:
 
 DOCUMENTS: Final[Mapping[str, Document]] = {
     "backtest/1": Document(
-        "mltrain.cli.backtest:BacktestDocument", ("backtest run", "backtest show"), "What a version would have earned."
+        "mltrain.api.backtest:BacktestReport", ("backtest run", "backtest show"), "What a version would have earned."
     ),
     "backtest-diff/1": Document(
-        "mltrain.cli.backtest:BacktestDiffDocument", ("backtest diff",), "The differences of two backtests."
+        "mltrain.api.backtest:BacktestDiff", ("backtest diff",), "The differences of two backtests."
     ),
-    "backtest-list/1": Document(
-        "mltrain.cli.backtest:BacktestListDocument", ("backtest list",), "The stored backtests."
-    ),
+    "backtest-list/1": Document("mltrain.api.backtest:BacktestList", ("backtest list",), "The stored backtests."),
     "backtest-prune/1": Document(
         "mltrain.backtesting.stored:PrunedBacktests", ("backtest prune",), "The backtests that were removed."
     ),
-    "bench/1": Document("mltrain.cli.bench:BenchDocument", ("bench",), "The latency of a version."),
+    "bench/1": Document("mltrain.api.bench:BenchResult", ("bench",), "The latency of a version."),
     "cache-info/1": Document(
         "mltrain.cli.snapshots:CacheInfoDocument", ("cache info",), "The downloaded days in the cache."
     ),
@@ -87,9 +85,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     ),
     "config-init/1": Document("mltrain.cli.config:ConfigInitDocument", ("config init",), "The file that was written."),
     "config-show/1": Document("mltrain.cli.config:ConfigShowDocument", ("config show",), "The effective settings."),
-    "demo/1": Document(
-        "mltrain.cli.train_documents:DemoDocument", ("demo",), "The steps of the demo and their results."
-    ),
+    "demo/1": Document("mltrain.api.train_result:DemoResult", ("demo",), "The steps of the demo and their results."),
     "error/1": Document(
         "mltrain.cli.render:FailureDocument",
         ("train", "features audit"),
@@ -185,9 +181,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "mltrain.pipeline.study_pruning:PrunedStudies", ("studies prune",), "The journals that were removed and kept."
     ),
     "studies/1": Document("mltrain.api.studies:StudyList", ("studies",), "The journals of searches."),
-    "train/1": Document("mltrain.cli.train_documents:TrainDocument", ("train",), "A training; exit code 0 or 4."),
+    "train/1": Document("mltrain.api.train_result:TrainedVersion", ("train",), "A training; exit code 0 or 4."),
     "train-already-there/1": Document(
-        "mltrain.cli.train_documents:AlreadyThereDocument",
+        "mltrain.api.train_result:ExistingVersion",
         ("train",),
         "In place of `train/1` if the same version exists already and nothing was done; exit code 0.",
     ),

@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mltrain._version import __version__ as __version__
+    from mltrain.api.backtest import BacktestReport as BacktestReport
+    from mltrain.api.backtest import backtest as backtest
+    from mltrain.api.backtest import backtest_diff as backtest_diff
+    from mltrain.api.backtest import backtest_prune as backtest_prune
+    from mltrain.api.backtest import backtest_show as backtest_show
+    from mltrain.api.backtest import list_backtests as list_backtests
+    from mltrain.api.bench import bench as bench
     from mltrain.api.card import card_schema as card_schema
     from mltrain.api.card import card_show as card_show
     from mltrain.api.card import card_validate as card_validate
+    from mltrain.api.evaluate import evaluate as evaluate
     from mltrain.api.html_pages import card_diff as card_diff
     from mltrain.api.html_pages import card_diff_page as card_diff_page
     from mltrain.api.html_pages import card_report as card_report
@@ -35,6 +43,12 @@ if TYPE_CHECKING:
     from mltrain.api.plots import plot_trials as plot_trials
     from mltrain.api.studies import list_studies as list_studies
     from mltrain.api.studies import studies_prune as studies_prune
+    from mltrain.api.train import demo as demo
+    from mltrain.api.train import train as train
+    from mltrain.api.train import train_plan as train_plan
+    from mltrain.api.train_result import ExistingVersion as ExistingVersion
+    from mltrain.api.train_result import TrainedVersion as TrainedVersion
+    from mltrain.api.train_result import TrainResult as TrainResult
     from mltrain.api.verify import verify_model as verify_model
     from mltrain.api.verify import verify_snapshot as verify_snapshot
     from mltrain.api.workspace import MltrainWarning as MltrainWarning
@@ -47,18 +61,30 @@ if TYPE_CHECKING:
 
 #: The module of each public name.
 HOME: Final = {
+    "BacktestReport": "mltrain.api.backtest",
     "Chart": "mltrain.report.chart",
+    "ExistingVersion": "mltrain.api.train_result",
     "FeatureSchemaValidator": "mltrain.features.registry",
     "MltrainWarning": "mltrain.api.workspace",
     "Model": "mltrain.serving.model",
     "RefusedError": "mltrain.errors",
+    "TrainResult": "mltrain.api.train_result",
+    "TrainedVersion": "mltrain.api.train_result",
     "__version__": "mltrain._version",
+    "backtest": "mltrain.api.backtest",
+    "backtest_diff": "mltrain.api.backtest",
+    "backtest_prune": "mltrain.api.backtest",
+    "backtest_show": "mltrain.api.backtest",
+    "bench": "mltrain.api.bench",
     "card_diff": "mltrain.api.html_pages",
     "card_diff_page": "mltrain.api.html_pages",
     "card_report": "mltrain.api.html_pages",
     "card_schema": "mltrain.api.card",
     "card_show": "mltrain.api.card",
     "card_validate": "mltrain.api.card",
+    "demo": "mltrain.api.train",
+    "evaluate": "mltrain.api.evaluate",
+    "list_backtests": "mltrain.api.backtest",
     "list_models": "mltrain.api.models",
     "list_studies": "mltrain.api.studies",
     "load": "mltrain.serving.model",
@@ -75,23 +101,37 @@ HOME: Final = {
     "promote": "mltrain.api.models",
     "rollback": "mltrain.api.models",
     "studies_prune": "mltrain.api.studies",
+    "train": "mltrain.api.train",
+    "train_plan": "mltrain.api.train",
     "verify_model": "mltrain.api.verify",
     "verify_snapshot": "mltrain.api.verify",
 }
 
 __all__ = [
+    "BacktestReport",
     "Chart",
+    "ExistingVersion",
     "FeatureSchemaValidator",
     "MltrainWarning",
     "Model",
     "RefusedError",
+    "TrainResult",
+    "TrainedVersion",
     "__version__",
+    "backtest",
+    "backtest_diff",
+    "backtest_prune",
+    "backtest_show",
+    "bench",
     "card_diff",
     "card_diff_page",
     "card_report",
     "card_schema",
     "card_show",
     "card_validate",
+    "demo",
+    "evaluate",
+    "list_backtests",
     "list_models",
     "list_studies",
     "load",
@@ -108,6 +148,8 @@ __all__ = [
     "promote",
     "rollback",
     "studies_prune",
+    "train",
+    "train_plan",
     "verify_model",
     "verify_snapshot",
 ]

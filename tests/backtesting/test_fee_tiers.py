@@ -6,8 +6,7 @@ from datetime import date
 
 import pytest
 
-from mltrain.backtesting.fee_tiers import find_fee_tier, read_fee_tiers
-from mltrain.cli.backtest import _USUAL_FEES
+from mltrain.backtesting.fee_tiers import USUAL_FEES, find_fee_tier, read_fee_tiers
 from mltrain.errors import UsageError
 
 TIERS = read_fee_tiers()
@@ -29,7 +28,7 @@ def test_every_tier_is_plausible(name):
 
 def test_the_usual_fees_exist():
     """Those that a snapshot without a known exchange gets, one of each market."""
-    assert {market: find_fee_tier(name).market for market, name in _USUAL_FEES.items()} == {
+    assert {market: find_fee_tier(name).market for market, name in USUAL_FEES.items()} == {
         "spot": "spot",
         "perp": "perp",
     }

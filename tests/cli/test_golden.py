@@ -46,7 +46,7 @@ from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
 from mltrain.times import day_name
 from support.backtests import make_result
-from support.record import NOW_MS, read
+from support.record import NOW_MS, read, read_card
 
 GOLDEN = Path(__file__).parent / "golden"
 CARD = Path(__file__).parents[1] / "data" / "example_card.json"
@@ -115,13 +115,13 @@ def demo():
         snapshots=("2025-10-15T12-00-00Z", "2025-10-16T12-00-00Z"),
         trainings=(read("train-go"), read("train-held")),
         promoted_by_hand="2025-10-15.2",
-        predictions=[(row["symbol"], row["ts"], row["p"]) for row in read_rows("predict")],
+        predictions=[
+            SimpleNamespace(symbol=row["symbol"], ts_ms=row["ts"], p=row["p"]) for row in read_rows("predict")
+        ],
         rolled_back_from="2025-10-16",
         rolled_back_to="2025-10-15",
-        backtest=SimpleNamespace(
-            folder=Path("mltrain-demo/backtests/2025-10-15-2025-10-20"),
-            result=lambda: SimpleNamespace(verdict="not tradable at fees of 5 bps taker: it breaks even at 1.44 bps"),
-        ),
+        backtest="2025-10-15-2025-10-20",
+        backtest_verdict="not tradable at fees of 5 bps taker: it breaks even at 1.44 bps",
     )
 
 
@@ -202,11 +202,11 @@ SCENES = {
         s.session, "rsi_7", "2025-10-14T12:00:00Z", symbol="ETHUSDT", ref=ONE
     ).view(),
     "features audit": lambda _: features._view_audit(FeaturesAuditDocument("latest", False, read("audit"))),
-    "train": lambda _: train._view_training(read("train-go")),
-    "train (no-go)": lambda _: train._view_training(read("train-no-go")),
-    "train (held)": lambda _: train._view_training(read("train-held")),
+    "train": lambda _: train._view_training(read("train-go"), read_card("train-go")),
+    "train (no-go)": lambda _: train._view_training(read("train-no-go"), read_card("train-no-go")),
+    "train (held)": lambda _: train._view_training(read("train-held"), read_card("train-held")),
     "train --dry-run": lambda _: train._view_plan(read("plan")),
-    "demo": lambda _: train._view_demo(demo()),
+    "demo": lambda _: train._view_demo(demo(), [read_card("train-go"), read_card("train-held")]),
     "backtest run": lambda s: backtest.backtest_show.outcome(with_backtests(s.session), "latest").view(),
     "backtest list": lambda s: backtest.backtest_list.outcome(with_backtests(s.session)).view(),
     "backtest show": lambda s: backtest.backtest_show.outcome(with_backtests(s.session), "latest").view(),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+from jsonschema import validate
+
+import mltrain as mt
 from mltrain.card.validation import check_card
+from mltrain.cli.train import _view_demo
 from mltrain.errors import UsageError
 from mltrain.pipeline.demo import MARKER, run_demo
 from mltrain.progress import Silent
 from mltrain.store.store import Store
+from support.json_documents import closed_schema
 
 # 2025-10-20T09:30:00Z
 NOW_MS = 1_760_952_600_000
@@ -20,12 +27,14 @@ def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_
     for name, less in (("DAYS", 6), ("TRIALS", 2), ("BENCH_SAMPLES", 10)):
         monkeypatch.setattr(f"mltrain.pipeline.demo.{name}", less)
     folder = tmp_path / "mltrain-demo"
-    report = run_demo(folder, by="the test", now_ms=NOW_MS, progress=Silent())
+    report = mt.demo(folder, by="the test", now_ms=NOW_MS, progress=Silent())
     store = Store(folder)
     first, second = report.trainings
+    validate(json.loads(json.dumps(report.to_json())), closed_schema("demo/1"))
+    shown = list(_view_demo(report, [training.read_card() for training in report.trainings]))
     history = store.history()
 
-    assert [t.training.verdict.word for t in report.trainings] == ["GO", "GO"]
+    assert [t.verdict for t in report.trainings] == ["GO", "GO"]
     assert [e.to_version for e in history.entries if e.happened] == [first.version, second.version, first.version]
     assert (report.rolled_back_from, report.rolled_back_to) == (second.version, first.version)
     assert store.live_version().name == first.version
@@ -33,13 +42,14 @@ def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_
     for training in report.trainings:
         card = training.folder / "model_card.json"
         assert check_card(card.read_bytes(), where=str(card), folder=training.folder).violations == ()
-    assert [symbol for symbol, _, _ in report.predictions] == ["BTCUSDT", "ETHUSDT"]
-    assert all(0 < p < 1 for _, _, p in report.predictions)
-    champion = next(o for o in second.training.verdict.outcomes if o.name == "champion")
+    assert [p.symbol for p in report.predictions] == ["BTCUSDT", "ETHUSDT"]
+    assert all(0 < p.p < 1 for p in report.predictions)
+    champion = next(o for o in second.gates if o.name == "champion")
     assert champion.outcome == "held"
-    assert "UTC days, fewer than 10" in second.training.verdict.held
+    assert "UTC days, fewer than 10" in second.held
     assert [t.promoted for t in report.trainings] == [True, False]
     assert report.promoted_by_hand == second.version
+    assert Path(shown[-2].removeprefix("report of the backtest: ")).is_file()
 
 
 def test_the_demo_leaves_other_folders_alone(tmp_path):

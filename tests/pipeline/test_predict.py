@@ -13,7 +13,7 @@ from mltrain.pipeline.predict import (
     choose_market,
     find_model_source,
     find_refusal,
-    open_default_model,
+    open_followed_model,
     predict_newest,
     simulate_bench_candles,
     verify_version,
@@ -29,7 +29,7 @@ from mltrain.times import parse_time
 @pytest.fixture(scope="module")
 def served(trained):
     workshop, report = trained
-    model, _ = open_default_model(workshop.store, None, allow_no_go=False)
+    model, _ = open_followed_model(workshop.store, None, allow_no_go=False)
     return workshop, report, model
 
 
@@ -113,8 +113,8 @@ def test_an_unpromoted_version_is_served_only_on_request(workshop):
     """A NO-GO version, never promoted, is refused with the option that serves it."""
     report = workshop.train(workshop.snapshot(signal="none"))
     with pytest.raises(InputError) as caught:
-        open_default_model(workshop.store, None, allow_no_go=False)
-    model, warning = open_default_model(workshop.store, None, allow_no_go=True)
+        open_followed_model(workshop.store, None, allow_no_go=False)
+    model, warning = open_followed_model(workshop.store, None, allow_no_go=True)
 
     assert "never promoted" in caught.value.message
     assert "--allow-no-go" in caught.value.hint

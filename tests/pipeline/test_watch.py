@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from mltrain.features.registry import parse_registry
-from mltrain.pipeline.predict import open_default_model
+from mltrain.pipeline.predict import open_followed_model
 from mltrain.pipeline.watch import MAX_PAUSE_S, Watch, watch
 from mltrain.progress import Silent
 from mltrain.serving.model import model_from_bundle
@@ -52,7 +52,7 @@ class Pacer:
 @pytest.fixture(scope="module")
 def model(trained):
     workshop, _ = trained
-    return open_default_model(workshop.store, None, allow_no_go=False)[0]
+    return open_followed_model(workshop.store, None, allow_no_go=False)[0]
 
 
 def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):

@@ -12,9 +12,11 @@ import json
 import os
 import tempfile
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+from mltrain.card.model_card import ModelCard
 from mltrain.gates.gate_evidence import NotApplicable, NotEvaluated
 
 TESTS = Path(__file__).parents[1]
@@ -71,6 +73,27 @@ def read(name):
     return json.loads(text, object_hook=_made)
 
 
+# What the view of a training reads of the card.
+IN_VIEW = {
+    "splits": ("blocks",),
+    "search": ("pruned", "best"),
+    "calibration": ("before",),
+    "intervals": ("level",),
+    "gates": ("held",),
+}
+
+
+def record_card(name, card):
+    """Write the parts of a card that the view of its training reads."""
+    kept = {section: {key: card.value(section, key) for key in keys} for section, keys in IN_VIEW.items()}
+    (RECORDED / f"{name}-card.json").write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+def read_card(name):
+    """Return the recorded parts of a card."""
+    return ModelCard(json.loads((RECORDED / f"{name}-card.json").read_text("utf-8")))
+
+
 def _made(pairs):
     kinds = {kind.__name__: kind for kind in (NotApplicable, NotEvaluated)}
     return kinds.get(pairs.pop("type", ""), Recorded)(**pairs)
@@ -80,6 +103,7 @@ def main():
     """Train, measure and record."""
     import polars as pl
 
+    from mltrain.api.train import describe_training
     from mltrain.cli import bench, evaluate, features, predict, train
     from mltrain.cli.feature_documents import FeaturesAuditDocument
     from mltrain.config.loading import load_config
@@ -120,8 +144,10 @@ def main():
     strict = {"search.trials": 2, "gates.accuracy_margin_pp": 20.0}
     for name, changed in (("train-go", {}), ("train-held", {"seed": 7}), ("train-no-go", strict)):
         asked_for = replace(request, config=load_config(QUICK, overrides={"search.trials": 8} | changed))
-        record(name, train_anew(asked_for, store, now_ms=NOW_MS, progress=silent), train._view_training)
-    record("bench", [bench_version(store, "best", samples=200)[0]], bench._view_reports)
+        trained = describe_training(train_anew(asked_for, store, now_ms=NOW_MS, progress=silent))
+        record_card(name, trained.read_card())
+        record(name, trained, partial(train._view_training, card=trained.read_card()))
+    record("bench", [bench_version(lambda: store.open_version("best"), samples=200)], bench._view_reports)
     best = store.open_version("best")
     record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate.view_evaluation)
     guards = audit_snapshot(snapshot, registry, config, progress=silent)

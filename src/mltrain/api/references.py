@@ -51,7 +51,7 @@ def read_snapshot(snapshot: SnapshotRef, data_dir: str | os.PathLike[str]) -> Sn
     if isinstance(snapshot, Snapshot):
         return snapshot
     if isinstance(snapshot, str | os.PathLike):
-        return open_snapshot(Path(data_dir), _as_reference(snapshot))
+        return open_snapshot(Path(data_dir), as_reference(snapshot))
     held = getattr(snapshot, "snapshot", None)
     if isinstance(held, Snapshot):
         return held
@@ -86,16 +86,16 @@ def version_text(version: VersionRef) -> str:
         UsageError: `version` is no reference, or a model that was not published.
     """
     if isinstance(version, str | os.PathLike):
-        return _as_reference(version)
+        return as_reference(version)
     folder = getattr(version, "folder", None)
     if isinstance(folder, Path):
-        return _as_reference(folder)
+        return as_reference(folder)
     from mltrain.names import describe
 
     raise UsageError(f"version is {describe(version)}: expected a version's name, its path, or a published model")
 
 
-def _as_reference(given: str | os.PathLike[str]) -> str:
+def as_reference(given: str | os.PathLike[str]) -> str:
     """Return a text as it is, and a path with a / in it, so that it is not read as a name."""
     if isinstance(given, str):
         return given

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import polars as pl
 
 from mltrain.documents.records import Limits, record
 from mltrain.errors import UsageError
+from mltrain.names import show
 from mltrain.times import DAY_MS
 from mltrain.training.label import BPS
 
@@ -55,6 +56,11 @@ class Costs:
     def __post_init__(self) -> None:
         """Check every field; a UsageError names all that are wrong."""
         problems = [
+            f"{name} is {show(str(value))}: expected one of {', '.join(known)}"
+            for name, value, known in (("market", self.market, get_args(Market)), ("fill", self.fill, get_args(Fill)))
+            if value not in known
+        ]
+        problems += [
             f"{name.replace('_', '-')} is {value}: expected 0 or above"
             for name in ("taker_bps", "maker_bps", "spread_bps", "slippage_bps", "impact")
             if not 0 <= (value := getattr(self, name)) < float("inf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 from mltrain.backtesting.costs import Market
 from mltrain.config.loading import MAX_FILE_BYTES, packaged_config
@@ -12,9 +12,15 @@ from mltrain.documents.records import Limits, read_record, record
 from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
+from mltrain.sources.markets import USDM
 from mltrain.storage.reading import read_file
 
+if TYPE_CHECKING:
+    from mltrain.sources.source_spec import SourceSpec
+
 FILE: Final = "fees.yml"
+#: Fees for candles whose exchange is not known.
+USUAL_FEES: Final[Mapping[Market, str]] = {"spot": "binance", "perp": "binance-usdm"}
 
 
 @record
@@ -72,3 +78,27 @@ def find_fee_tier(name: str) -> FeeTier:
     if name not in tiers:
         raise UsageError(f"there are no packaged fees {show(name)}", hint=did_you_mean(name, tiers))
     return tiers[name]
+
+
+def choose_fee_tier(source: SourceSpec, *, fees: str | None, market: Market | None) -> tuple[FeeTier, bool]:
+    """Return the fee tier for candles of a source, and whether it is that of their exchange or was named.
+
+    Args:
+        source: Where the candles are from.
+        fees: Name of a packaged tier; None: that of the source's exchange or, if it is not known, the usual one.
+        market: The market that is traded; None: that of `fees`, or else of the source.
+
+    Raises:
+        UsageError: There is no such tier or market, or the tier is of the other market.
+    """
+    if market is not None and market not in get_args(Market):
+        raise UsageError(f"market is {show(str(market))}: expected one of {', '.join(get_args(Market))}")
+    if fees is not None:
+        tier = find_fee_tier(fees)
+        if market not in {None, tier.market}:
+            raise UsageError(f"the fees {fees} are those of a {tier.market} market, not of --market {market}")
+        return tier, True
+    chosen: Market = market or ("perp" if source.market == USDM else "spot")
+    # The exchange of files and of the simulated market is not known.
+    known = usual_fee_tier(source.exchange or ("binance" if source.uses_network else ""), chosen)
+    return known or find_fee_tier(USUAL_FEES[chosen]), known is not None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mltrain.backtesting.bars import Bars
     from mltrain.backtesting.costs import Costs
     from mltrain.backtesting.policies import MoveStatistics
+    from mltrain.documents.values import Json
 
 MAX_POLICIES: Final = 1_000
 # Target weights that are held in memory at once: 512 MB.
@@ -35,15 +36,23 @@ _EXITS: Final = (0.5, 0.505, 0.51, 0.52)
 
 
 def read_grid(data: bytes, policy: Policy, *, where: str) -> tuple[Policy, ...]:
-    """Read a grid file: for each option of a policy the list of values to try; the others are those of `policy`.
-
-    Combinations that are no policy, such as an `enter` below `exit`, are left out.
+    """Read a grid file, the YAML of what `expand_grid` takes, called `where` in messages.
 
     Raises:
         InputError: The file is not YAML, has an unknown key, or gives no policy or more than MAX_POLICIES.
     """
-    located = parse_yaml(data, where=where)
-    values = located.value
+    return expand_grid(parse_yaml(data, where=where).value, policy, where=where)
+
+
+def expand_grid(values: Json, policy: Policy, *, where: str) -> tuple[Policy, ...]:
+    """Return the policies of a grid: for each option the list of values to try; other options are those of `policy`.
+
+    Combinations that are no policy, such as an `enter` below `exit`, are left out.
+
+    Raises:
+        InputError: The grid, called `where` in messages, has an unknown key, or gives no policy or more than
+            MAX_POLICIES.
+    """
     if not isinstance(values, dict) or not all(isinstance(each, list) and each for each in values.values()):
         raise InputError(f"{where}: expected lists of values by option, such as `enter: [0.52, 0.53]`")
     names = ["name" if key == "policy" else key.replace("-", "_") for key in values]

@@ -58,6 +58,8 @@ class Policy:
         problems = []
         if self.name not in POLICIES:
             problems.append(f"policy is {self.name}: expected one of {', '.join(POLICIES)}")
+        if self.side not in get_args(Side):
+            problems.append(f"side is {self.side}: expected one of {', '.join(get_args(Side))}")
         if not 0.5 <= self.enter <= 1:
             problems.append(f"enter is {self.enter}: expected a probability from 0.5 to 1")
         # Only hysteresis reads it, but every policy records it.

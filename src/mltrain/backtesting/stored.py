@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mltrain.backtesting.result import BACKTEST, BacktestResult, StoredHead
+from mltrain.candles.parquet import ParquetFile
 from mltrain.documents.records import read_record, to_json
 from mltrain.documents.results import Result
 from mltrain.documents.strict_json import canonical_json, parse_json
@@ -26,11 +27,15 @@ from mltrain.times import day_name, format_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import polars as pl
+
 FOLDER: Final = "backtests"
 REQUEST_FILE: Final = "request.json"
 RESULT_FILE: Final = "result.json"
 _KIND: Final = "backtest"
 _MAX_RESULT_BYTES: Final = 64 << 20
+_MAX_TABLE_BYTES: Final = 1 << 30
+_MAX_TABLE_ROWS: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,12 @@ class StoredBacktest:
         data = read_listed(self.folder, self.manifest, RESULT_FILE, max_bytes=_MAX_RESULT_BYTES)
         where = str(self.folder / RESULT_FILE)
         return read_record(Located(parse_json(data, where=where, max_bytes=_MAX_RESULT_BYTES), where), BacktestResult)
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Read one of its tables, such as "equity.parquet"; raise InputError if it is not the published one."""
+        data = read_listed(self.folder, self.manifest, name, max_bytes=_MAX_TABLE_BYTES)
+        file = ParquetFile(data, where=str(self.folder / name), max_rows=_MAX_TABLE_ROWS)
+        return file.read(list(file.types))
 
     def verify(self) -> tuple[str, ...]:
         """Hash every file and return every problem, one sentence each; empty if the backtest is sound."""

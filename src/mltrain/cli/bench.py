@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.api.bench import BUDGET_MS, FEWEST_SAMPLES, SAMPLES
 from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
@@ -14,38 +14,13 @@ from mltrain.cli.completion import complete_version
 from mltrain.cli.help import add_command
 from mltrain.cli.render import Outcome, number_text
 from mltrain.cli.tables import bar, folding, right, table
-from mltrain.documents.results import Result
 from mltrain.errors import NoGoError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mltrain.cli.render import View
-    from mltrain.gates.latency import Latency
     from mltrain.pipeline.bench import BenchReport
-
-
-@dataclass(frozen=True, slots=True)
-class BenchDocument(Result):
-    """The document of `bench`.
-
-    Attributes:
-        version: The measured version.
-        latency: Its latency; the same as in `report`.
-        budget_ms: Value of --budget-ms.
-        within_budget: Whether p95 from candles to probability is within the budget; exit code 0 or 4.
-        report: All measurements of the version.
-        compared: All measurements of the version that --compare names; empty without it.
-    """
-
-    SCHEMA: ClassVar[str] = "bench/1"
-
-    version: str
-    latency: Latency
-    budget_ms: float
-    within_budget: bool
-    report: BenchReport
-    compared: list[BenchReport]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -57,13 +32,15 @@ def add_commands(app: typer.Typer) -> None:
 def bench(
     session: Session,
     ref: LiveVersionArgument = None,
-    samples: Annotated[int, typer.Option("--samples", min=10, max=1_000_000, help="Calls to measure.")] = 1000,
+    samples: Annotated[
+        int, typer.Option("--samples", min=FEWEST_SAMPLES, max=1_000_000, help="Calls to measure.")
+    ] = SAMPLES,
     budget_ms: Annotated[
         float,
         typer.Option(
             "--budget-ms", min=0.001, help="Highest p95, in ms from candles to probability, that is not a NO-GO."
         ),
-    ] = 80.0,
+    ] = BUDGET_MS,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -76,32 +53,25 @@ def bench(
     ops: OpsOption = None,
 ) -> Outcome:
     """Measure latency: one row, candles to probability, and batch throughput; exit 4 if it is over the budget."""
-    from mltrain.pipeline.bench import bench_version
+    from mltrain.api.bench import bench
 
     register_ops(ops)
-    store, reports = session.open_store(), []
-    for version in (ref, *([] if compare is None else [compare])):
-        report, warning = bench_version(store, version, samples=samples)
-        if warning:
-            session.progress.warn(warning)
-        reports.append(report)
-    first = reports[0]
-    p95_ms = first.latency.candles.p95
-    within = p95_ms <= budget_ms
+    result = bench(
+        ref,
+        samples=samples,
+        budget_ms=budget_ms,
+        compare=compare,
+        data_dir=session.data_dir,
+        slot=session.slot,
+        progress=session.progress,
+    )
 
     def view() -> View:
-        yield from _view_reports(reports)
-        yield f"{'within' if within else 'OVER'} the budget: p95 {p95_ms:.3f} ms of {budget_ms:g} ms"
+        yield from _view_reports([result.report, *result.compared])
+        within = "within" if result.within_budget else "OVER"
+        yield f"{within} the budget: p95 {result.latency.candles.p95:.3f} ms of {budget_ms:g} ms"
 
-    data = BenchDocument(
-        version=first.version,
-        latency=first.latency,
-        budget_ms=budget_ms,
-        within_budget=within,
-        report=first,
-        compared=reports[1:],
-    )
-    return Outcome(data, view, exit_code=0 if within else NoGoError.exit_code)
+    return Outcome(result, view, exit_code=0 if result.within_budget else NoGoError.exit_code)
 
 
 def _view_reports(reports: Sequence[BenchReport]) -> View:

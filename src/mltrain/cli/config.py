@@ -142,21 +142,24 @@ def given_settings(
     max_rows: int | None,
 ) -> dict[str, Json]:
     """Return the settings that the given options override, by dotted key; None is an option that was not given."""
-    weight: float | str | None = class_weight
-    if class_weight is not None:
-        # Any other text is checked together with the other settings.
-        with suppress(ValueError):
-            weight = float(class_weight)
     values: dict[str, Json] = {
         "search.trials": trials,
         "search.early_stop": early_stop,
         "calibration": None if calibration is None else calibration.value,
-        "class_weight": weight,
+        "class_weight": read_class_weight(class_weight),
         "val_ratio": val_ratio,
         "seed": seed,
         "max_rows": max_rows,
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def read_class_weight(text: str | None) -> float | str | None:
+    """Return the value of --class-weight: a number where it is one; any other text is checked with the settings."""
+    if text is not None:
+        with suppress(ValueError):
+            return float(text)
+    return text
 
 
 @command()

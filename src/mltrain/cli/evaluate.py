@@ -47,16 +47,16 @@ def evaluate(
     ops: OpsOption = None,
 ) -> Outcome:
     """Score a version on candles later than its training data: decay, drift, comparison with the live version."""
-    from mltrain.pipeline.evaluate import evaluate as evaluate_version
-    from mltrain.snapshots.snapshot import open_snapshot
+    from mltrain.api.evaluate import evaluate
 
     if min_skill is not None and not math.isfinite(min_skill):
         raise UsageError(f"--min-skill is {min_skill}: expected a finite number, in percent")
     register_ops(ops)
-    evaluation = evaluate_version(
-        session.open_version(ref),
-        open_snapshot(session.data_dir, snapshot),
-        session.open_store(),
+    evaluation = evaluate(
+        ref,
+        snapshot,
+        data_dir=session.data_dir,
+        slot=session.slot,
         now_ms=session.now_ms,
         progress=session.progress,
     )

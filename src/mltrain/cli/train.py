@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from mltrain.api.workspace import current_user
+from mltrain.api.train import DEMO_DIR
 from mltrain.cli.address_space import LEARNING_MB
 from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, register_ops
 from mltrain.cli.command import Session, command
@@ -23,7 +23,7 @@ from mltrain.cli.config import (
     SettingsCommand,
     Trials,
     ValRatio,
-    given_settings,
+    read_class_weight,
 )
 from mltrain.cli.help import add_command, model_option, output_option, search_option
 from mltrain.cli.render import Outcome, interval_text, number_text, time_text
@@ -31,13 +31,14 @@ from mltrain.cli.tables import Framed, folding, optional, right, table
 from mltrain.errors import NoGoError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mltrain.api.train_result import DemoResult, ExistingVersion, TrainedVersion
+    from mltrain.card.model_card import ModelCard
     from mltrain.cli.render import View
-    from mltrain.cli.train_documents import TrainDocument
-    from mltrain.gates.verdict import Verdict
-    from mltrain.pipeline.demo import DemoReport
+    from mltrain.gates.outcome import GateOutcome
+    from mltrain.gates.rules import SymbolVerdict
     from mltrain.pipeline.plan import Plan
-    from mltrain.pipeline.train import TrainReport
-    from mltrain.store.versions import StoredVersion
     from mltrain.training.bootstrap import Interval
     from mltrain.training.economics import Economics
 
@@ -112,70 +113,54 @@ def train(
     ] = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the live one, unless it is held."""
-    from mltrain.card.machine import available_cores
-    from mltrain.config.loading import load_config
-    from mltrain.features.registry import take_features
-    from mltrain.pipeline.plan import plan_training
-    from mltrain.pipeline.request import TrainRequest
-    from mltrain.pipeline.retrain import read_warm_start
-    from mltrain.pipeline.train import train as run_training
-    from mltrain.snapshots.snapshot import open_snapshot
-    from mltrain.store.signature import open_signer
-    from mltrain.store.versions import StoredVersion
-    from mltrain.training.search import ExecutionOptions
+    from mltrain.api.train import train, train_plan
+    from mltrain.api.train_result import ExistingVersion
 
     register_ops(ops)
-    overrides = given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows)
-    settings = load_config(config, overrides=overrides)
-    signer = None if sign is None else open_signer(sign, data_dir=session.data_dir)
-    store = session.open_store(signer=signer)
-    # Before anything else: a copy without links has no latest snapshot either, and this error says why.
-    store.check_pointer()
-    snapshot = open_snapshot(session.data_dir, ref)
-    feature_set, warnings = take_features(features, snapshot.interval)
-    request = TrainRequest(
-        snapshot=snapshot,
-        feature_set=feature_set,
-        config=settings,
-        execution=ExecutionOptions(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
-        promote=promote,
-        by=current_user(),
-        final="all" if final is FittedRows.ALL else "inner",
-        warm_start=None if warm_start is None else read_warm_start(store.open_version(warm_start), settings.search),
-        warnings=warnings,
-    )
+    options: dict[str, Any] = {
+        "trials": trials,
+        "early_stop": early_stop,
+        "calibration": None if calibration is None else calibration.value,
+        "class_weight": read_class_weight(class_weight),
+        "val_ratio": val_ratio,
+        "seed": seed,
+        "max_rows": max_rows,
+        "features": features,
+        "config": config,
+        "workers": workers,
+        "resume": resume,
+        "timeout_s": timeout_s,
+        "warm_start": warm_start,
+        "final": final.value,
+        "promote": promote,
+        "sign": sign,
+        "data_dir": session.data_dir,
+        "slot": session.slot,
+        "progress": session.progress,
+    }
     if dry_run:
-        plan = plan_training(request, progress=session.progress)
+        plan = train_plan(ref, **options)
         return Outcome(plan, lambda: _view_plan(plan))
-    report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
-    if isinstance(report, StoredVersion):
-        return _already_there_outcome(report)
-    exit_code = 0 if report.training.verdict.go else NoGoError.exit_code
-    return Outcome(_training_document(report), lambda: _view_training(report), exit_code=exit_code)
+    result = train(ref, **options, now_ms=session.now_ms)
+    if isinstance(result, ExistingVersion):
+        return Outcome(result, lambda: _view_existing(result, result.read_card()))
+    exit_code = 0 if result.verdict == "GO" else NoGoError.exit_code
+    return Outcome(result, lambda: _view_training(result, result.read_card()), exit_code=exit_code)
 
 
-def _already_there_outcome(version: StoredVersion) -> Outcome:
+def _view_existing(result: ExistingVersion, card: ModelCard) -> View:
     """Show the stored version whose bytes this training would only repeat, and the next step."""
-    from mltrain.cli.train_documents import AlreadyThereDocument
-    from mltrain.store.listing import read_version_card
-
-    card = read_version_card(version)
-    outcomes = {gate.text("name"): gate.text("outcome") for gate in card.sections("gates", "outcomes")}
-
-    def view() -> View:
-        yield f"already there: {version.name}, same bytes"
-        if version.live:
-            yield "it is the live version; another seed or newer candles would make another one"
-        elif version.verdict == "GO":
-            if held := card.text("gates", "held"):
-                yield f"held: {held}"
-            promote = _promote_line(version.name, other_meaning=outcomes.get("meaning") == "held")
-            yield f"it is GO and not live; to promote it: `{promote}`"
-        else:
-            yield f"it is NO-GO; `mltrain card show {version.name}` shows why"
-
-    data = AlreadyThereDocument(version.name, version.folder, version.verdict, best=version.live)
-    return Outcome(data, view)
+    yield f"already there: {result.version}, same bytes"
+    if result.best:
+        yield "it is the live version; another seed or newer candles would make another one"
+    elif result.verdict == "GO":
+        if held := card.text("gates", "held"):
+            yield f"held: {held}"
+        outcomes = {gate.text("name"): gate.text("outcome") for gate in card.sections("gates", "outcomes")}
+        promote = _promote_line(result.version, other_meaning=outcomes.get("meaning") == "held")
+        yield f"it is GO and not live; to promote it: `{promote}`"
+    else:
+        yield f"it is NO-GO; `mltrain card show {result.version}` shows why"
 
 
 def _view_plan(plan: Plan) -> View:
@@ -195,91 +180,68 @@ def _view_plan(plan: Plan) -> View:
     yield f"search: about {plan.minutes:.1f} minutes for {plan.trials} trials; nothing was written"
 
 
-def _training_document(report: TrainReport) -> TrainDocument:
-    """Return the JSON document of a training."""
-    from mltrain.cli.train_documents import TrainDocument
+def _view_training(result: TrainedVersion, card: ModelCard) -> View:
+    """Show a training, with figures of its card: rows, trials, metrics on the holdout, and in a frame the verdict."""
+    from mltrain.card.model_card import Section
 
-    run = report.training
-    search, holdout, scores = run.model.search, run.holdout, run.holdout.scores
-    return TrainDocument(
-        version=report.version,
-        folder=report.folder,
-        verdict=run.verdict.word,
-        promoted=report.promoted,
-        held=report.held,
-        model_sha256=report.model_sha256,
-        snapshot=run.data.snapshot.id,
-        trials=len(search.trials),
-        trials_resumed=search.resumed,
-        timed_out=search.timed_out,
-        best_trial=search.best.number,
-        rounds=search.best.best_round,
-        calibration=run.model.calibration.calibrator.method,
-        metrics=scores.after,
-        intervals=scores.intervals,
-        baselines=scores.baselines,
-        comparison=scores.comparison,
-        latency_ms=holdout.latency.candles,
-        gates=run.verdict.outcomes,
-        symbols=run.verdict.symbols,
-        economics=holdout.economics,
-        loosened=run.loosened,
-        looks=holdout.looks,
-        warnings=run.provenance.warnings,
-    )
-
-
-def _view_training(report: TrainReport) -> View:
-    """Show a training: rows, trials, metrics on the holdout, and in a frame the verdict."""
-    run = report.training
-    search, scores, split = run.model.search, run.holdout.scores, run.data.split
+    inner, holdout = (card.block(name) or Section({}) for name in ("inner", "holdout"))
     yield (
-        f"{split.inner.rows:,} rows searched, {scores.rows:,} held out "
-        f"({time_text(split.holdout.start_ms)} to {time_text(split.holdout.end_ms)} UTC)"
+        f"{_count_text(inner.number('rows'))} rows searched, {_count_text(holdout.number('rows'))} held out "
+        f"({time_text(holdout.time_ms('start'))} to {time_text(holdout.time_ms('end'))} UTC)"
     )
-    best, pruned = search.best, sum(trial.state == "pruned" for trial in search.trials)
     yield (
-        f"{len(search.trials)} trials, {pruned} pruned; best is {best.number} with {best.best_round} rounds, "
-        f"out-of-fold log loss {best.loss:.5f}; calibration {run.model.calibration.calibrator.method}"
+        f"{result.trials} trials, {_count_text(card.number('search', 'pruned'))} pruned; best is {result.best_trial} "
+        f"with {result.rounds} rounds, out-of-fold log loss {number_text(card.number('search', 'best', 'log_loss'), 5)}"
+        f"; calibration {result.calibration}"
     )
-    baselines = {"accuracy": scores.baselines.accuracy, "log_loss": scores.baselines.base_rate_log_loss}
+    baselines = {"accuracy": result.baselines.accuracy, "log_loss": result.baselines.base_rate_log_loss}
     rows = []
     for name in ("accuracy", "auc_roc", "log_loss", "brier", "ece", "f1", "precision", "recall"):
-        raw, calibrated = getattr(scores.before, name), getattr(scores.intervals, name)
+        raw = card.number("calibration", "before", "calibration_ece" if name == "ece" else name)
+        calibrated = getattr(result.intervals, name)
         interval = interval_text(calibrated.low, calibrated.high)
         baseline = number_text(baselines.get(name))
         rows.append((name, number_text(raw), number_text(calibrated.value), interval, baseline))
+    level = card.number("intervals", "level")
     yield table(
-        "Metrics", "holdout", *right("raw", "calibrated", f"{scores.level:.0%} interval", "baseline"), rows=rows
+        "Metrics",
+        "holdout",
+        *right("raw", "calibrated", "interval" if level is None else f"{level:.0%} interval", "baseline"),
+        rows=rows,
     )
     yield "baseline: accuracy of the best simple rule of each symbol, log loss of the training base rate"
-    title = f"{run.verdict.word}: version {report.version} in {report.folder}"
-    yield Framed(title, tuple(_view_end(report)), style="green" if run.verdict.go else "red")
+    title = f"{result.verdict}: version {result.version} in {result.folder}"
+    end = tuple(_view_end(result, card))
+    yield Framed(title, end, style="green" if result.verdict == "GO" else "red")
 
 
-def _view_end(report: TrainReport) -> View:
+def _count_text(count: float | None) -> str:
+    """Return a number of things with separated thousands; None is a dash."""
+    return number_text(count, 0)
+
+
+def _view_end(result: TrainedVersion, card: ModelCard) -> View:
     """Show the verdict, what weakens it, and the next command."""
-    run = report.training
-    yield from view_verdict(run.verdict)
-    yield from _view_economics(run.holdout.economics)
-    for gate in run.loosened:
+    yield from _view_gates(result.gates, result.symbols)
+    yield from _view_economics(result.economics)
+    for gate in result.loosened:
         yield f"this gate is looser than the packaged one: {gate.name} {gate.used:g} instead of {gate.packaged:g}"
-    if run.holdout.looks.others:
+    if result.looks.others:
         yield (
-            f"this holdout is not fresh: {run.holdout.looks.others:.3g} other configurations or seeds (by overlap) "
+            f"this holdout is not fresh: {result.looks.others:.3g} other configurations or seeds (by overlap) "
             "were scored on it before, so the gates require more; take a later snapshot for a fresh holdout"
         )
-    if report.promoted:
+    if result.promoted:
         yield "promoted: it is live now"
-    elif run.verdict.go:
-        if report.held is not None and report.held != run.verdict.held:
-            yield f"held: {report.held}"
-        other_meaning = any((o.name, o.outcome) == ("meaning", "held") for o in run.verdict.outcomes)
-        why = "as asked" if report.held is None else "held for a person to decide"
-        yield f"not promoted, {why}; to promote it: `{_promote_line(report.version, other_meaning=other_meaning)}`"
+    elif result.verdict == "GO":
+        if result.held is not None and result.held != card.text("gates", "held"):
+            yield f"held: {result.held}"
+        other_meaning = any((o.name, o.outcome) == ("meaning", "held") for o in result.gates)
+        why = "as asked" if result.held is None else "held for a person to decide"
+        yield f"not promoted, {why}; to promote it: `{_promote_line(result.version, other_meaning=other_meaning)}`"
     else:
-        failed = ", ".join(o.name for o in run.verdict.failed)
-        yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it anyway"
+        failed = ", ".join(o.name for o in result.gates if o.outcome == "failed")
+        yield f"not promoted ({failed}); `mltrain predict {result.version} --allow-no-go` serves it anyway"
 
 
 def _promote_line(version: str, *, other_meaning: bool) -> str:
@@ -287,24 +249,24 @@ def _promote_line(version: str, *, other_meaning: bool) -> str:
     return f"mltrain promote {version}{' --other-meaning' if other_meaning else ''}"
 
 
-def view_verdict(verdict: Verdict) -> View:
+def _view_gates(outcomes: Sequence[GateOutcome], verdicts: Sequence[SymbolVerdict]) -> View:
     """Show the outcome of each gate, why any of them did not pass, and the verdict on each symbol by itself."""
     gates = [
         (o.name.replace("_", " "), o.outcome, o.target, number_text(o.value), interval_text(o.low, o.high),
          number_text(o.margin))
-        for o in verdict.outcomes
+        for o in outcomes
     ]  # fmt: skip
     yield table(
         "Gates", *folding("gate"), "outcome", *folding("target"), *right("value", "interval", "margin"), rows=gates
     )
-    for outcome in verdict.outcomes:
+    for outcome in outcomes:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
     symbols = [
         (s.symbol, f"{s.rows:,}", s.baseline, f"{s.baseline_accuracy:.2%}",
          None if s.accuracy is None else f"{s.accuracy:.2%}",
          _percent_text(s.margin), _percent_text(s.log_loss_skill), s.verdict)
-        for s in verdict.symbols
+        for s in verdicts
     ]  # fmt: skip
     figures = right("baseline accuracy", "accuracy", "margin, pp", "log-loss skill, %")
     if symbols:
@@ -341,38 +303,28 @@ def _view_economics(economics: Economics) -> View:
     yield describe_break_even(economics.break_even, taker_bps=economics.taker_bps)
 
 
-@command(default_dir=Path("mltrain-demo"), need_mb=LEARNING_MB)
+@command(default_dir=Path(DEMO_DIR), need_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
     """Run the whole loop on a simulated exchange: snapshots, trainings, a promotion, a rollback, a backtest."""
-    from mltrain.cli.train_documents import DemoDocument, DemoPrediction
-    from mltrain.pipeline.demo import run_demo
+    from mltrain.api.train import demo
 
-    report = run_demo(session.data_dir, by=current_user(), now_ms=session.now_ms, progress=session.progress)
-    data = DemoDocument(
-        folder=report.folder,
-        snapshots=report.snapshots,
-        trainings=[_training_document(training) for training in report.trainings],
-        promoted_by_hand=report.promoted_by_hand,
-        predictions=[DemoPrediction(*prediction) for prediction in report.predictions],
-        rolled_back_from=report.rolled_back_from,
-        rolled_back_to=report.rolled_back_to,
-        backtest=report.backtest.name,
-        backtest_verdict=report.backtest.result().verdict,
-    )
-    return Outcome(data, lambda: _view_demo(report))
+    result = demo(session.data_dir, now_ms=session.now_ms, progress=session.progress)
+    return Outcome(result, lambda: _view_demo(result, [training.read_card() for training in result.trainings]))
 
 
-def _view_demo(report: DemoReport) -> View:
+def _view_demo(result: DemoResult, cards: Sequence[ModelCard]) -> View:
     """Show each training of the demo with its snapshot, then the promotion, the prediction and the rollback."""
-    for snapshot, training in zip(report.snapshots, report.trainings, strict=True):
+    from mltrain.backtesting.stored import FOLDER
+
+    for snapshot, training, card in zip(result.snapshots, result.trainings, cards, strict=True):
         yield f"snapshot {snapshot}"
-        yield from _view_training(training)
+        yield from _view_training(training, card)
         yield ""
-    if report.promoted_by_hand is not None:
-        yield f"promoted by hand, as you would after reading why it was held: {report.promoted_by_hand}"
-    rows = [(symbol, time_text(ts_ms), number_text(p)) for symbol, ts_ms, p in report.predictions]
-    yield table(f"Prediction of {report.rolled_back_from}", "symbol", "candle (UTC)", *right("P(up)"), rows=rows)
-    yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that one is live now"
-    yield f"backtest of {report.rolled_back_to}: {report.backtest.result().verdict}"
-    yield f"report of the backtest: {report.backtest.folder / 'report.html'}"
-    yield f"look around: mltrain models --data-dir {report.folder}"
+    if result.promoted_by_hand is not None:
+        yield f"promoted by hand, as you would after reading why it was held: {result.promoted_by_hand}"
+    rows = [(p.symbol, time_text(p.ts_ms), number_text(p.p)) for p in result.predictions]
+    yield table(f"Prediction of {result.rolled_back_from}", "symbol", "candle (UTC)", *right("P(up)"), rows=rows)
+    yield f"rolled back from {result.rolled_back_from} to {result.rolled_back_to}: that one is live now"
+    yield f"backtest of {result.rolled_back_to}: {result.backtest_verdict}"
+    yield f"report of the backtest: {result.folder}/{FOLDER}/{result.backtest}/report.html"
+    yield f"look around: mltrain models --data-dir {result.folder}"

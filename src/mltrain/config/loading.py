@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mltrain.config.train_config import TrainConfig
 from mltrain.documents.records import read_record
+from mltrain.documents.results import to_plain
 from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.documents.values import Located
 from mltrain.errors import InputError, UsageError
@@ -16,7 +18,7 @@ from mltrain.storage.descriptors import real_path
 from mltrain.storage.reading import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from mltrain.documents.values import Json
 
@@ -59,11 +61,11 @@ def packaged_config(name: str) -> Path:
     return folder / name
 
 
-def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainConfig:
+def load_config(source: Path | Mapping[str, Any] | None, *, overrides: Mapping[str, Json]) -> TrainConfig:
     """Load the configuration: the packaged defaults, the user's file over them, options over both.
 
     Args:
-        path: The user's file; None: the defaults alone.
+        source: The user's file, or what it would hold as a mapping; None: the defaults alone.
         overrides: Values by dotted key, such as {"search.trials": 50}; a mapping overrides only the keys that it has.
 
     Raises:
@@ -71,7 +73,7 @@ def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainCon
             names every violation with its line.
         UsageError: An override has an unknown key or a value out of its range.
     """
-    return _load(None if path is None else _read_user_file(path), overrides)
+    return _load(None if source is None else _read_user_config(source), overrides)
 
 
 def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple[Setting, ...]:
@@ -79,7 +81,7 @@ def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple
 
     A setting is a single value: a section of train.yml gives one for each of its keys.
     """
-    user = None if path is None else _read_user_file(path)
+    user = None if path is None else _read_user_config(path)
     lines = {} if user is None else user.lines
     overridden = dict(_flatten(overrides))
 
@@ -131,9 +133,11 @@ def _read_yaml(path: Path) -> tuple[Located, bytes]:
     return parse_yaml(data, where=str(path)), data
 
 
-def _read_user_file(path: Path) -> Located:
-    """Return a user's file; comments alone change nothing, while an empty file is refused as no configuration."""
-    user, data = _read_yaml(path)
+def _read_user_config(source: Path | Mapping[str, Any]) -> Located:
+    """Return what a user's file holds; comments alone change nothing, but an empty file is refused."""
+    if isinstance(source, Mapping):
+        return Located(to_plain(source), "config")
+    user, data = _read_yaml(source)
     is_commented = data.strip() and all(line.lstrip().startswith(b"#") for line in data.splitlines() if line.strip())
     return replace(user, value={}) if is_commented else user
 

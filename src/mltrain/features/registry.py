@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mltrain.candles.conversion import as_frame
 from mltrain.config.loading import packaged_config
 from mltrain.documents.records import read_record, to_json
+from mltrain.documents.results import to_plain
 from mltrain.documents.strict_yaml import parse_yaml
+from mltrain.documents.values import Located
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.schema_validation import find_problems
-from mltrain.features.spec import Registry, columns_read
+from mltrain.features.spec import FeatureSet, Registry, columns_read
 from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe
 from mltrain.storage.descriptors import real_path
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mltrain.documents.values import Json
-    from mltrain.features.spec import FeatureSet, Param
+    from mltrain.features.spec import Param
 
 DEFAULT_NAME: Final = "features.yml"
 OHLCV_NAME: Final = "features-ohlcv.yml"
@@ -121,18 +123,34 @@ def _name_of(path: Path | None) -> str:
     return DEFAULT_NAME if path is None else str(path)
 
 
-def take_features(path: Path | None, interval: str) -> tuple[FeatureSet, tuple[str, ...]]:
+def take_features(
+    source: Path | Mapping[str, Any] | Registry | FeatureSet | None, interval: str
+) -> tuple[FeatureSet, tuple[str, ...]]:
     """Read a registry for candles of an interval; also return warnings about what it leaves out there.
 
-    The arguments and errors are those of `load_registry`.
+    Args:
+        source: A file as in `read_registry`, what it would hold as a mapping, or a registry that has been read.
+        interval: Interval of the candles.
+
+    Raises:
+        InputError: As in `load_registry`.
+        MachineError: The file cannot be read.
     """
-    registry = read_registry(path)
+    where = "features"
+    if isinstance(source, Path | None):
+        registry, where = read_registry(source), _name_of(source)
+    elif isinstance(source, Registry):
+        registry = source
+    else:
+        # A set of features states its interval, as a registry may.
+        document = source.to_json() if isinstance(source, FeatureSet) else to_plain(source)
+        registry = read_record(Located(document, where), Registry)
     warnings = []
     if constant := registry.constant_features(interval):
         warnings.append(f"left out, because every {interval} candle has the same value: {', '.join(constant)}")
     if unread := registry.unread_inputs(interval):
         warnings.append(f"inputs left out, because no feature reads them: {', '.join(unread)}")
-    return registry.at(interval, where=_name_of(path)), tuple(warnings)
+    return registry.at(interval, where=where), tuple(warnings)
 
 
 def describe_features(feature_set: FeatureSet | Registry) -> tuple[FeatureInfo, ...]:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mltrain.card.machine import available_cores
-from mltrain.pipeline.predict import open_default_model, simulate_bench_candles
+from mltrain.pipeline.predict import simulate_bench_candles
 from mltrain.serving.latency_bench import measure_latency
+from mltrain.serving.model import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mltrain.gates.latency import Latency
-    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
 
 _NS_PER_MS: Final = 1e6
 _BYTES_PER_MB: Final = 1e6
@@ -48,15 +49,14 @@ class BenchReport:
 
 
 def bench_version(
-    store: Store, ref: str | None, *, samples: int, clock: Callable[[], int] = time.perf_counter_ns
-) -> tuple[BenchReport, str | None]:
+    find: Callable[[], StoredVersion], *, samples: int, clock: Callable[[], int] = time.perf_counter_ns
+) -> BenchReport:
     """Load a version and measure it on simulated candles, with `samples` calls of each kind.
 
-    `ref` is best, latest, a version, or a path; None: the live version or, if nothing was promoted, the latest with a
-    warning, which is also returned. `clock` returns ns and never goes back.
+    `find` opens the version, of any verdict; its time counts. `clock` returns ns and never goes back.
     """
     started_ns = clock()
-    model, warning = open_default_model(store, ref, allow_no_go=True)
+    model = open_model(find())
     loaded_ns = clock()
     candles = simulate_bench_candles(model)
     needed = {model.symbols[0], *model.feature_set.leaders}
@@ -75,7 +75,7 @@ def bench_version(
         memory_mb=_read_resident_mb(),
         cores=cores,
         noise=latency.describe_noise(cores=cores),
-    ), warning
+    )
 
 
 def _read_resident_mb() -> float | None:

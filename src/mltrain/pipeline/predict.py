@@ -33,19 +33,13 @@ FailOn: TypeAlias = Literal["all", "any", "never"]
 BENCH_BARS: Final = 2_000
 
 
-def open_default_model(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
-    """Open the model of a version; also return a warning if the latest was chosen because nothing was promoted yet.
-
-    `ref` is best, best:SLOT, latest, a version, or a path; None: the live version or, if nothing was promoted, the
-    latest.
-    `allow_no_go` accepts a version that was never promoted.
-    """
-    version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
-    return open_model(version), warning
-
-
 def open_followed_model(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
-    """Open a model as `open_default_model` does; the model of the live version of a slot follows later promotions."""
+    """Open a version's model, and a warning if the latest was chosen because nothing was promoted yet.
+
+    The model of the live version of a slot follows later promotions. `ref` is best, best:SLOT, latest, a version, or a
+    path; None: the live version or, if nothing was promoted, the latest. `allow_no_go` accepts a version that was never
+    promoted.
+    """
     version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
     pointer = store.pointer_of(ref)
     if pointer is not None and pointer.path.is_symlink():

@@ -89,14 +89,23 @@ def read_material(version: StoredVersion, card: ModelCard) -> Material:
     Raises:
         InputError: A table is damaged, or not what mltrain writes.
     """
-    trials = None
-    if version.manifest.entry(TRIALS_FILE) is not None:
-        where = str(version.folder / TRIALS_FILE)
-        file = ParquetFile(version.read(TRIALS_FILE, max_bytes=MAX_TABLE_BYTES), where=where)
-        trials = file.read(list(file.types))
-        if missing := [name for name in ("number", "state", "log_loss", "rounds") if name not in trials.columns]:
-            raise InputError(f"{where}: has no column {missing[0]}")
-    return Material(card, read_holdout(version, card), trials)
+    return Material(card, read_holdout(version, card), read_trials(version))
+
+
+def read_trials(version: StoredVersion) -> pl.DataFrame | None:
+    """Read one row for each trial of a version's search; None if it does not keep them.
+
+    Raises:
+        InputError: The table is damaged, or not what mltrain writes.
+    """
+    if version.manifest.entry(TRIALS_FILE) is None:
+        return None
+    where = str(version.folder / TRIALS_FILE)
+    file = ParquetFile(version.read(TRIALS_FILE, max_bytes=MAX_TABLE_BYTES), where=where)
+    trials = file.read(list(file.types))
+    if missing := [name for name in ("number", "state", "log_loss", "rounds") if name not in trials.columns]:
+        raise InputError(f"{where}: has no column {missing[0]}")
+    return trials
 
 
 def read_holdout(version: StoredVersion, card: ModelCard) -> Holdout | None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.config.train_config import study_sha256
+from mltrain.errors import UsageError
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.temps import TEMP_SUFFIX, note_temp
@@ -63,7 +64,7 @@ class ExecutionOptions:
     """How to run a search; no option changes a trial's result.
 
     Attributes:
-        workers: Number of processes that run trials; 1: this process runs them.
+        workers: Number of processes that run trials, 1 or more; 1: this process runs them.
         resume: Whether to continue an unfinished study.
         timeout_s: Seconds after which the search ends, but not before one trial has completed; None: no limit.
     """
@@ -71,6 +72,13 @@ class ExecutionOptions:
     workers: int
     resume: bool = False
     timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers; a UsageError names the one that is wrong."""
+        if self.workers < 1:
+            raise UsageError(f"workers is {self.workers}: expected 1 or more")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise UsageError(f"timeout is {self.timeout_s} s: expected a number above 0")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
