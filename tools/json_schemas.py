@@ -69,9 +69,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "mltrain.backtesting.stored:PrunedBacktests", ("backtest prune",), "The backtests that were removed."
     ),
     "bench/1": Document("mltrain.api.bench:BenchResult", ("bench",), "The latency of a version."),
-    "cache-info/1": Document(
-        "mltrain.cli.snapshots:CacheInfoDocument", ("cache info",), "The downloaded days in the cache."
-    ),
+    "cache-info/1": Document("mltrain.api.snapshots:CacheInfo", ("cache info",), "The downloaded days in the cache."),
     "cache-prune/1": Document("mltrain.sources.cache_upkeep:Pruned", ("cache prune",), "The days that were removed."),
     "card-diff/1": Document("mltrain.report.card_diff:CardDiff", ("card diff",), "The differences of two versions."),
     "card-diff-page/1": Document("mltrain.api.html_pages:CardDiffPage", ("card diff",), "The page that --html wrote."),
@@ -83,8 +81,8 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("card validate",),
         "Whether cards are valid; exit code 0 or 3.",
     ),
-    "config-init/1": Document("mltrain.cli.config:ConfigInitDocument", ("config init",), "The file that was written."),
-    "config-show/1": Document("mltrain.cli.config:ConfigShowDocument", ("config show",), "The effective settings."),
+    "config-init/1": Document("mltrain.api.config:ConfigInitResult", ("config init",), "The file that was written."),
+    "config-show/1": Document("mltrain.api.config:ConfigShowResult", ("config show",), "The effective settings."),
     "demo/1": Document("mltrain.api.train_result:DemoResult", ("demo",), "The steps of the demo and their results."),
     "error/1": Document(
         "mltrain.cli.render:FailureDocument",
@@ -139,31 +137,31 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     ),
     "move/1": Document("mltrain.store.promotion:Move", ("promote", "rollback"), "The version that is live now."),
     "predict/1": Document(
-        "mltrain.cli.predict:PredictDocument",
+        "mltrain.api.predict:PredictResult",
         ("predict",),
         "Probabilities for the newest candles or for a file; exit code 3 where they were refused.",
     ),
     "predict-file/1": Document(
-        "mltrain.cli.predict:PredictFileDocument",
+        "mltrain.api.predict:PredictFileResult",
         ("predict",),
         "The file that --output wrote; exit code 3 where its rows were refused.",
     ),
     "rebuild/1": Document(
-        "mltrain.cli.snapshots:RebuildDocument",
+        "mltrain.api.snapshots:RebuildResult",
         ("snapshot",),
         "The files that --rebuild repaired; exit code 3 if one is lost.",
     ),
     "sim/1": Document(
-        "mltrain.cli.sim:SimDocument",
+        "mltrain.api.sim:SimResult",
         ("sim",),
         "The addresses of the simulated exchange, once it listens.",
     ),
     "snapshot/1": Document(
-        "mltrain.cli.snapshots:SnapshotDocument", ("snapshot",), "The snapshot that was written or found."
+        "mltrain.api.snapshots:SnapshotResult", ("snapshot",), "The snapshot that was written or found."
     ),
-    "snapshots/1": Document("mltrain.cli.snapshots:SnapshotsDocument", ("snapshots",), "The snapshots."),
+    "snapshots/1": Document("mltrain.api.snapshots:SnapshotList", ("snapshots",), "The snapshots."),
     "snapshots-diff/1": Document(
-        "mltrain.cli.snapshots:SnapshotsDiffDocument",
+        "mltrain.api.snapshots:SnapshotDiff",
         ("snapshots diff",),
         "The candles in which two snapshots differ.",
     ),
@@ -231,6 +229,8 @@ def _object(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, names)
     schema: dict[str, Any] = {"type": "object", "properties": {}, "required": []}
     for field in dataclasses.fields(cls):
+        if field.metadata.get("hidden"):
+            continue
         description = {"description": texts[field.name]} if field.name in texts else {}
         if field.metadata.get("inline"):
             schema["additionalProperties"] = description

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mltrain.api.card import card_schema as card_schema
     from mltrain.api.card import card_show as card_show
     from mltrain.api.card import card_validate as card_validate
+    from mltrain.api.config import config_init as config_init
+    from mltrain.api.config import config_show as config_show
     from mltrain.api.evaluate import evaluate as evaluate
     from mltrain.api.html_pages import card_diff as card_diff
     from mltrain.api.html_pages import card_diff_page as card_diff_page
@@ -41,6 +43,33 @@ if TYPE_CHECKING:
     from mltrain.api.plots import plot_calibration as plot_calibration
     from mltrain.api.plots import plot_feature_importance as plot_feature_importance
     from mltrain.api.plots import plot_trials as plot_trials
+    from mltrain.api.predict import PredictFileResult as PredictFileResult
+    from mltrain.api.predict import Prediction as Prediction
+    from mltrain.api.predict import PredictResult as PredictResult
+    from mltrain.api.predict import WatchedPrediction as WatchedPrediction
+    from mltrain.api.predict import predict as predict
+    from mltrain.api.predict import predict_file as predict_file
+    from mltrain.api.predict import watch as watch
+    from mltrain.api.references import SnapshotRef as SnapshotRef
+    from mltrain.api.references import VersionRef as VersionRef
+    from mltrain.api.sim import RunningExchange as RunningExchange
+    from mltrain.api.sim import SimResult as SimResult
+    from mltrain.api.sim import sim as sim
+    from mltrain.api.snapshots import CacheInfo as CacheInfo
+    from mltrain.api.snapshots import RebuildResult as RebuildResult
+    from mltrain.api.snapshots import SnapshotDiff as SnapshotDiff
+    from mltrain.api.snapshots import SnapshotList as SnapshotList
+    from mltrain.api.snapshots import SnapshotResult as SnapshotResult
+    from mltrain.api.snapshots import cache_info as cache_info
+    from mltrain.api.snapshots import cache_prune as cache_prune
+    from mltrain.api.snapshots import fetch_candles as fetch_candles
+    from mltrain.api.snapshots import list_snapshots as list_snapshots
+    from mltrain.api.snapshots import open_snapshot as open_snapshot
+    from mltrain.api.snapshots import snapshot as snapshot
+    from mltrain.api.snapshots import snapshot_plan as snapshot_plan
+    from mltrain.api.snapshots import snapshot_rebuild as snapshot_rebuild
+    from mltrain.api.snapshots import snapshots_diff as snapshots_diff
+    from mltrain.api.snapshots import snapshots_prune as snapshots_prune
     from mltrain.api.studies import list_studies as list_studies
     from mltrain.api.studies import studies_prune as studies_prune
     from mltrain.api.train import demo as demo
@@ -52,40 +81,81 @@ if TYPE_CHECKING:
     from mltrain.api.verify import verify_model as verify_model
     from mltrain.api.verify import verify_snapshot as verify_snapshot
     from mltrain.api.workspace import MltrainWarning as MltrainWarning
+    from mltrain.errors import InputError as InputError
+    from mltrain.errors import LeakageError as LeakageError
+    from mltrain.errors import LockedError as LockedError
+    from mltrain.errors import MachineError as MachineError
+    from mltrain.errors import MltrainError as MltrainError
+    from mltrain.errors import NoGoError as NoGoError
+    from mltrain.errors import OwnOpsError as OwnOpsError
     from mltrain.errors import RefusedError as RefusedError
+    from mltrain.errors import SourceError as SourceError
+    from mltrain.errors import UsageError as UsageError
     from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
+    from mltrain.progress import Progress as Progress
     from mltrain.report.calibration_curve import plot_calibration_curve as plot_calibration_curve
     from mltrain.report.chart import Chart as Chart
     from mltrain.serving.model import Model as Model
     from mltrain.serving.model import load as load
+    from mltrain.snapshots.snapshot import Snapshot as Snapshot
 
 #: The module of each public name.
 HOME: Final = {
     "BacktestReport": "mltrain.api.backtest",
+    "CacheInfo": "mltrain.api.snapshots",
     "Chart": "mltrain.report.chart",
     "ExistingVersion": "mltrain.api.train_result",
     "FeatureSchemaValidator": "mltrain.features.registry",
+    "InputError": "mltrain.errors",
+    "LeakageError": "mltrain.errors",
+    "LockedError": "mltrain.errors",
+    "MachineError": "mltrain.errors",
+    "MltrainError": "mltrain.errors",
     "MltrainWarning": "mltrain.api.workspace",
     "Model": "mltrain.serving.model",
+    "NoGoError": "mltrain.errors",
+    "OwnOpsError": "mltrain.errors",
+    "PredictFileResult": "mltrain.api.predict",
+    "PredictResult": "mltrain.api.predict",
+    "Prediction": "mltrain.api.predict",
+    "Progress": "mltrain.progress",
+    "RebuildResult": "mltrain.api.snapshots",
     "RefusedError": "mltrain.errors",
+    "RunningExchange": "mltrain.api.sim",
+    "SimResult": "mltrain.api.sim",
+    "Snapshot": "mltrain.snapshots.snapshot",
+    "SnapshotDiff": "mltrain.api.snapshots",
+    "SnapshotList": "mltrain.api.snapshots",
+    "SnapshotRef": "mltrain.api.references",
+    "SnapshotResult": "mltrain.api.snapshots",
+    "SourceError": "mltrain.errors",
     "TrainResult": "mltrain.api.train_result",
     "TrainedVersion": "mltrain.api.train_result",
+    "UsageError": "mltrain.errors",
+    "VersionRef": "mltrain.api.references",
+    "WatchedPrediction": "mltrain.api.predict",
     "__version__": "mltrain._version",
     "backtest": "mltrain.api.backtest",
     "backtest_diff": "mltrain.api.backtest",
     "backtest_prune": "mltrain.api.backtest",
     "backtest_show": "mltrain.api.backtest",
     "bench": "mltrain.api.bench",
+    "cache_info": "mltrain.api.snapshots",
+    "cache_prune": "mltrain.api.snapshots",
     "card_diff": "mltrain.api.html_pages",
     "card_diff_page": "mltrain.api.html_pages",
     "card_report": "mltrain.api.html_pages",
     "card_schema": "mltrain.api.card",
     "card_show": "mltrain.api.card",
     "card_validate": "mltrain.api.card",
+    "config_init": "mltrain.api.config",
+    "config_show": "mltrain.api.config",
     "demo": "mltrain.api.train",
     "evaluate": "mltrain.api.evaluate",
+    "fetch_candles": "mltrain.api.snapshots",
     "list_backtests": "mltrain.api.backtest",
     "list_models": "mltrain.api.models",
+    "list_snapshots": "mltrain.api.snapshots",
     "list_studies": "mltrain.api.studies",
     "load": "mltrain.serving.model",
     "models_history": "mltrain.api.models",
@@ -94,45 +164,85 @@ HOME: Final = {
     "models_prune": "mltrain.api.models",
     "models_repair": "mltrain.api.models",
     "models_unpack": "mltrain.api.models",
+    "open_snapshot": "mltrain.api.snapshots",
     "plot_calibration": "mltrain.api.plots",
     "plot_calibration_curve": "mltrain.report.calibration_curve",
     "plot_feature_importance": "mltrain.api.plots",
     "plot_trials": "mltrain.api.plots",
+    "predict": "mltrain.api.predict",
+    "predict_file": "mltrain.api.predict",
     "promote": "mltrain.api.models",
     "rollback": "mltrain.api.models",
+    "sim": "mltrain.api.sim",
+    "snapshot": "mltrain.api.snapshots",
+    "snapshot_plan": "mltrain.api.snapshots",
+    "snapshot_rebuild": "mltrain.api.snapshots",
+    "snapshots_diff": "mltrain.api.snapshots",
+    "snapshots_prune": "mltrain.api.snapshots",
     "studies_prune": "mltrain.api.studies",
     "train": "mltrain.api.train",
     "train_plan": "mltrain.api.train",
     "verify_model": "mltrain.api.verify",
     "verify_snapshot": "mltrain.api.verify",
+    "watch": "mltrain.api.predict",
 }
 
 __all__ = [
     "BacktestReport",
+    "CacheInfo",
     "Chart",
     "ExistingVersion",
     "FeatureSchemaValidator",
+    "InputError",
+    "LeakageError",
+    "LockedError",
+    "MachineError",
+    "MltrainError",
     "MltrainWarning",
     "Model",
+    "NoGoError",
+    "OwnOpsError",
+    "PredictFileResult",
+    "PredictResult",
+    "Prediction",
+    "Progress",
+    "RebuildResult",
     "RefusedError",
+    "RunningExchange",
+    "SimResult",
+    "Snapshot",
+    "SnapshotDiff",
+    "SnapshotList",
+    "SnapshotRef",
+    "SnapshotResult",
+    "SourceError",
     "TrainResult",
     "TrainedVersion",
+    "UsageError",
+    "VersionRef",
+    "WatchedPrediction",
     "__version__",
     "backtest",
     "backtest_diff",
     "backtest_prune",
     "backtest_show",
     "bench",
+    "cache_info",
+    "cache_prune",
     "card_diff",
     "card_diff_page",
     "card_report",
     "card_schema",
     "card_show",
     "card_validate",
+    "config_init",
+    "config_show",
     "demo",
     "evaluate",
+    "fetch_candles",
     "list_backtests",
     "list_models",
+    "list_snapshots",
     "list_studies",
     "load",
     "models_history",
@@ -141,17 +251,27 @@ __all__ = [
     "models_prune",
     "models_repair",
     "models_unpack",
+    "open_snapshot",
     "plot_calibration",
     "plot_calibration_curve",
     "plot_feature_importance",
     "plot_trials",
+    "predict",
+    "predict_file",
     "promote",
     "rollback",
+    "sim",
+    "snapshot",
+    "snapshot_plan",
+    "snapshot_rebuild",
+    "snapshots_diff",
+    "snapshots_prune",
     "studies_prune",
     "train",
     "train_plan",
     "verify_model",
     "verify_snapshot",
+    "watch",
 ]
 
 

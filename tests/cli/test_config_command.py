@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from mltrain.api.config import OPTIONS
 from mltrain.cli.app import load_commands
-from mltrain.cli.config import OPTIONS
 from support.program import call
 
 

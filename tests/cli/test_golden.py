@@ -19,6 +19,7 @@ import pytest
 import typer
 from rich.console import Console
 
+from mltrain.api.predict import PredictResult, _as_predictions
 from mltrain.api.verify import VerifyResult
 from mltrain.backtesting.stored import publish_backtest
 from mltrain.cli import (
@@ -85,11 +86,12 @@ def shelf(tmp_path_factory):
 
 
 def predictions():
-    """Return the recorded predictions, one of them refused."""
+    """Return the recorded predictions as a result, one of them refused."""
     rows = pl.DataFrame(read_rows("predict"), infer_schema_length=None)
     reason = "2025-10-15T11:59:00Z: stale: the newest candle opened 3 minutes before the newest of the others"
     rows = rows.with_columns(refused=pl.Series([None] * (rows.height - 1) + [reason], dtype=pl.String))
-    return rows.with_columns(pl.col("ts").cast(pl.Datetime("ms")))
+    rows = rows.with_columns(pl.col("ts").cast(pl.Datetime("ms")))
+    return PredictResult("2025-10-15", _as_predictions(rows), rows, judged_at_ms=None)
 
 
 def read_rows(name):
@@ -216,8 +218,8 @@ SCENES = {
     "backtest prune": lambda s: backtest.backtest_prune.outcome(with_backtests(s.session), keep=1).view(),
     "bench": lambda _: bench._view_reports(read("bench")),
     "evaluate": lambda _: evaluate.view_evaluation(read("evaluate")),
-    "predict": lambda _: predict._prediction_outcome("2025-10-15", predictions(), explain=False).view(),
-    "predict --explain": lambda _: predict._prediction_outcome("2025-10-15", predictions(), explain=True).view(),
+    "predict": lambda _: predict._view_result(predictions(), explain=False, quiet=False),
+    "predict --explain": lambda _: predict._view_result(predictions(), explain=True, quiet=False),
 }
 # sim prints two addresses, and only once they listen; card schema a file of the package, as it is.
 WITHOUT = {"sim", "card schema"}

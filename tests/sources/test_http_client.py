@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.cli.sources import read_network_rules
+from mltrain.api.sources import read_network_rules
 from mltrain.errors import SourceError, UsageError
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from mltrain.errors import UsageError
+from mltrain.progress import Progress
+from mltrain.times import as_time_ms, check_time_ms
+
 if TYPE_CHECKING:
-    from mltrain.progress import Progress
     from mltrain.store.signature import Signer
     from mltrain.store.store import Store
 
 PathText: TypeAlias = str | os.PathLike[str]
+#: Text such as "2025-10-15T12:00:00Z", a datetime with a zone, a date (its midnight, UTC), or ms since 1970.
+Time: TypeAlias = str | dt.date | int
+#: Called with the name of a stage, its steps done, their total (None: unknown) and a note such as "best 0.68311".
+ProgressFunction: TypeAlias = Callable[[str, int, int | None, str], object]
+#: Receives the progress: an object with the methods of `mltrain.Progress`, or a function.
+ProgressLike: TypeAlias = Progress | ProgressFunction
 
 #: The data folder of every function and command that is not given another.
 DATA_DIR: Final = "data"
@@ -37,9 +48,71 @@ class WarningsOnly:
         warnings.warn(message, MltrainWarning, stacklevel=2)
 
 
-def read_progress(progress: Progress | None) -> Progress:
-    """Return the given progress; for None one that issues warnings and shows nothing else."""
-    return WarningsOnly() if progress is None else progress
+class CallingProgress(WarningsOnly):
+    """A `Progress` that calls a function when a stage begins or advances, and issues warnings as `MltrainWarning`.
+
+    Args:
+        function: Whatever it raises ends the run, as Ctrl-C does.
+    """
+
+    def __init__(self, function: ProgressFunction) -> None:
+        self._function = function
+        # By stage that is running: the steps done, and their total.
+        self._running: dict[str, tuple[int, int | None]] = {}
+
+    def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
+        """Call the function with no step done; the earlier stages have ended unless the new one is `concurrent`."""
+        if not concurrent:
+            self._running = {}
+        self._running[name] = (0, total)
+        self._function(name, 0, total, "")
+
+    def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
+        """Call the function with the steps of a stage done so far; `stage` None: the newest."""
+        if self._running:
+            name = list(self._running)[-1] if stage is None else stage
+            done, total = self._running[name]
+            self._running[name] = (done + steps, total)
+            self._function(name, done + steps, total, note)
+
+
+def read_progress(progress: ProgressLike | None) -> Progress:
+    """Return what shows the progress of a call.
+
+    Args:
+        progress: An object with the methods of `Progress`, or a function; None: warnings are issued as
+            `MltrainWarning`, and nothing else is shown.
+
+    Raises:
+        UsageError: `progress` is none of these.
+    """
+    if progress is None:
+        return WarningsOnly()
+    if not isinstance(progress, type) and all(hasattr(progress, name) for name in ("stage", "advance", "warn")):
+        return progress  # type: ignore[return-value]
+    if callable(progress):
+        return CallingProgress(progress)
+    from mltrain.names import describe
+
+    raise UsageError(
+        f"progress is {describe(progress)}: expected a Progress or a function",
+        hint="such as lambda stage, done, total, note: print(stage, done, total, note)",
+    )
+
+
+def read_time(time: Time, argument: str) -> int:
+    """Return a caller's time in ms UTC.
+
+    Args:
+        time: Text, a datetime with a zone, a date, or a number of ms since 1970.
+        argument: Name of the caller's argument, for messages.
+
+    Raises:
+        UsageError: `time` is not one of these.
+    """
+    if isinstance(time, int | float) and not isinstance(time, bool):
+        return check_time_ms(time, argument)
+    return as_time_ms(time, argument)
 
 
 def read_clock(now_ms: int | None) -> int:

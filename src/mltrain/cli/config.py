@@ -5,30 +5,29 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
+from mltrain.api.config import OPTIONS
 from mltrain.cli.command import Session, command
 from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE
 from mltrain.cli.help import Command, add_command, data_option, model_option, new_group, search_option
 from mltrain.cli.render import Outcome
 from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
 from mltrain.cli.tables import folding, table
-from mltrain.documents.results import Result
-from mltrain.errors import UsageError
 from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mltrain.api import config as api
     from mltrain.cli.render import View
     from mltrain.config.loading import Setting
-    from mltrain.documents.values import Json
 
 
 class Calibration(StrEnum):
@@ -67,16 +66,6 @@ Config = Annotated[
     model_option("--config", metavar="FILE", help="Your train.yml; its keys override those of the packaged one."),
 ]
 
-#: The option that overrides each of these keys of train.yml.
-OPTIONS: Final = {
-    "search.trials": "--trials",
-    "search.early_stop": "--early-stop",
-    "calibration": "--calibration",
-    "class_weight": "--class-weight",
-    "val_ratio": "--val-ratio",
-    "seed": "--seed",
-    "max_rows": "--max-rows",
-}
 # The keys of one searched range.
 _RANGE: Final = re.compile(r"(search\.space\.\w+)\.\w+")
 #: Settings that only the environment can make for all commands.
@@ -98,32 +87,6 @@ class SettingsCommand(Command):
         return {OPTIONS[s.key]: _value_text(s.value) for s in settings if s.key in OPTIONS}
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigShowDocument(Result):
-    """The document of `config show`.
-
-    Attributes:
-        settings: Every setting with its value and its origin.
-    """
-
-    SCHEMA: ClassVar[str] = "config-show/1"
-
-    settings: list[Setting]
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigInitDocument(Result):
-    """The document of `config init`.
-
-    Attributes:
-        file: Path of the file that was written.
-    """
-
-    SCHEMA: ClassVar[str] = "config-init/1"
-
-    file: Path
-
-
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     config = new_group("Show the settings and their origins, or write a file to start from.")
@@ -132,34 +95,12 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(config, name="config")
 
 
-def given_settings(
-    trials: int | None,
-    early_stop: int | None,
-    calibration: Calibration | None,
-    class_weight: str | None,
-    val_ratio: float | None,
-    seed: int | None,
-    max_rows: int | None,
-) -> dict[str, Json]:
-    """Return the settings that the given options override, by dotted key; None is an option that was not given."""
-    values: dict[str, Json] = {
-        "search.trials": trials,
-        "search.early_stop": early_stop,
-        "calibration": None if calibration is None else calibration.value,
-        "class_weight": read_class_weight(class_weight),
-        "val_ratio": val_ratio,
-        "seed": seed,
-        "max_rows": max_rows,
-    }
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def read_class_weight(text: str | None) -> float | str | None:
-    """Return the value of --class-weight: a number where it is one; any other text is checked with the settings."""
+def read_class_weight(text: str | None) -> api.ClassWeight | None:
+    """Return the value of --class-weight; a text that is no number is checked together with the other settings."""
     if text is not None:
         with suppress(ValueError):
             return float(text)
-    return text
+    return cast("api.ClassWeight | None", text)
 
 
 @command()
@@ -176,14 +117,21 @@ def config_show(
     max_rows: MaxRows = None,
 ) -> Outcome:
     """Show every setting that `train` would use with the same options, and where it comes from."""
-    from mltrain.config.loading import explain_config
+    from mltrain.api.config import config_show
 
-    overrides = given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows)
-    settings = [
-        replace(s, where=OPTIONS[s.key]) if s.origin == "option" else s
-        for s in explain_config(config, overrides=overrides)
-    ]
-    settings += _settings_outside_files(session, ctx)
+    result = config_show(
+        config,
+        trials=trials,
+        early_stop=early_stop,
+        calibration=None if calibration is None else calibration.value,
+        class_weight=read_class_weight(class_weight),
+        val_ratio=val_ratio,
+        seed=seed,
+        max_rows=max_rows,
+        data_dir=session.data_dir,
+    )
+    outside = {setting.key: setting for setting in _settings_outside_files(session, ctx)}
+    settings = [outside.get(setting.key, setting) for setting in result.settings]
 
     def view() -> View:
         yield table(None, "setting", *folding("value", "from"), rows=_setting_rows(settings))
@@ -192,7 +140,7 @@ def config_show(
             f"{changed} of {len(settings)} settings are not the default" if changed else "all settings are the defaults"
         )
 
-    return Outcome(ConfigShowDocument(settings), view)
+    return Outcome(replace(result, settings=settings), view)
 
 
 def _setting_rows(settings: list[Setting]) -> Iterator[tuple[str, str, str]]:
@@ -255,12 +203,8 @@ def config_init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("train.yml"),
 ) -> Outcome:
     """Write a train.yml with every setting commented out, ready to be changed."""
-    from mltrain.config.loading import comment_config, load_config
-    from mltrain.storage.writing import atomic_write
+    from mltrain.api.config import config_init
 
-    if file.exists() or file.is_symlink():
-        raise UsageError(f"{file} already exists", hint=f"to see its settings: mltrain config show --config {file}")
-    atomic_write(file.absolute(), comment_config().encode())
-    load_config(file, overrides={})
+    written = config_init(file)
     text = f"{file}: remove the # from the lines you change, then: mltrain train --config {file}"
-    return Outcome(ConfigInitDocument(file), lambda: [text])
+    return Outcome(written, lambda: [text])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.api.predict import STREAM, PredictFileResult
+from mltrain.api.sources import choose_source
 from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
@@ -27,28 +27,20 @@ from mltrain.cli.sources import (
     Signal,
     SimSeed,
     TimeZone,
-    read_network_rules,
-    read_source_spec,
+    given_addresses,
 )
 from mltrain.cli.tables import right, table
-from mltrain.documents.results import INLINE, Result, to_plain
+from mltrain.documents.results import to_plain
 from mltrain.errors import UsageError
-from mltrain.times import TIME_FORMAT, check_time_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
+    from collections.abc import Iterator
 
-    import polars as pl
-
-    from mltrain.candles.tables import Format
+    from mltrain.api.predict import Prediction, PredictResult, WatchedPrediction
+    from mltrain.api.sources import SourceOptions
     from mltrain.cli.render import View
     from mltrain.cli.tables import Table
-    from mltrain.serving.model import Model
-    from mltrain.sources.source import Source
 
-# Stands for stdin or stdout.
-STREAM: Final = "-"
 # The features of an explanation that are shown: those of the largest contribution.
 MAX_FEATURES_SHOWN: Final = 5
 
@@ -107,59 +99,6 @@ AsOf = Annotated[
 NoGo = Annotated[bool, model_option("--allow-no-go", help="Serve a version that was never promoted.")]
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The prediction for one candle.
-
-    Attributes:
-        ts: Open time of the candle, UTC.
-        symbol: The symbol.
-        p: Calibrated probability that the label is up; null where refused.
-        raw: Raw score of the booster.
-        refused: Why there is no probability.
-        explanation: With --explain: `log_odds`, `base`, and `contribution_` with the name of each feature.
-    """
-
-    ts: str | None
-    symbol: str
-    p: float | None
-    raw: float | None
-    refused: str | None
-    explanation: Mapping[str, float | None] = field(default_factory=dict, metadata=INLINE)
-
-
-@dataclass(frozen=True, slots=True)
-class PredictDocument(Result):
-    """The document of `predict`.
-
-    Attributes:
-        version: Name of the version.
-        predictions: One row per candle.
-    """
-
-    SCHEMA: ClassVar[str] = "predict/1"
-
-    version: str
-    predictions: list[Prediction]
-
-
-@dataclass(frozen=True, slots=True)
-class PredictFileDocument(Result):
-    """The document of `predict --output`.
-
-    Attributes:
-        output: The file.
-        rows: Number of rows.
-        refused: Number of rows without a probability.
-    """
-
-    SCHEMA: ClassVar[str] = "predict-file/1"
-
-    output: str
-    rows: int
-    refused: int
-
-
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     add_command(app, "predict", predict, example="mltrain predict --input candles.parquet --output predictions.csv")
@@ -192,205 +131,121 @@ def predict(
     input_format: InputFormat = None,
     output_format: OutputFormat = None,
     explain: Explain = False,
-    watch: Watching = False,
+    watching: Watching = False,
     fail_on_refused: FailOn = None,
     as_of: AsOf = None,
     ops: OpsOption = None,
-) -> Outcome:
+) -> Outcome | None:
     """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
-    from mltrain.candles.closed_candles import drop_unclosed
-    from mltrain.pipeline.predict import (
-        choose_market,
-        find_model_source,
-        find_refusal,
-        open_followed_model,
-        predict_newest,
-        score_table,
-    )
-    from mltrain.sources.opening import open_recorded, open_source
+    from mltrain.api.predict import predict, predict_file, watch
+    from mltrain.pipeline.predict import find_refusal
 
-    names_source = any(option is not None for option in (source, folder, sim_seed, sim_signal))
-    market_name = None if market is None else market.value
     conflicts = {
-        "--watch prints candles as they close: --input, --output and --explain do not go with it": watch
+        "--watch prints candles as they close: --input, --output and --explain do not go with it": watching
         and (input_ is not None or output is not None or explain),
-        "--watch continues after refused candles: --fail-on-refused and --as-of do not go with it": watch
+        "--watch continues after refused candles: --fail-on-refused and --as-of do not go with it": watching
         and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}),
-        "--timezone goes with --input, or with --source files": timezone is not None
-        and input_ is None
-        and not names_source,
-        "--input replaces the source: --source and its options do not go with it": input_ is not None
-        and (names_source or market is not None),
+        "--output-format needs --output": output_format is not None and output is None,
     }
     if conflict := next((message for message, given in conflicts.items() if given), None):
         raise UsageError(conflict)
     if output == STREAM and session.as_json:
         raise UsageError("--json and --output - both want stdout", hint="use --output - --output-format jsonl")
-    input_table = _table_format(input_, input_format, option="--input-format")
-    output_table = _table_format(output, output_format, option="--output-format")
-    as_of_ms = None if as_of is None else check_time_ms(parse_time(as_of), "--as-of")
+    if any(option is not None for option in (source, folder, sim_seed, sim_signal)):
+        source = choose_source(source, folder=folder, sim_seed=sim_seed, sim_signal=sim_signal)
+        base_url, archive_url = given_addresses(source, base_url, archive_url)
     register_ops(ops)
-    model, warning = open_followed_model(session.open_store(), ref, allow_no_go=allow_no_go)
-    if warning:
-        session.progress.warn(warning)
-    if input_ is not None:
-        step_ms = interval_ms(model.interval)
-        candles, notes = _read_input(input_, input_table, model, timezone=timezone)
-        candles, unclosed = drop_unclosed(
-            candles, symbols=model.symbols, step_ms=step_ms, now_ms=session.now_ms, where=input_
+    options: SourceOptions = {
+        "source": source,
+        "market": None if market is None else market.value,
+        "folder": folder,
+        "timezone": timezone,
+        "sim_seed": sim_seed,
+        "sim_signal": None if sim_signal is None else sim_signal.value,
+    }
+    if watching:
+        predictions = watch(
+            ref,
+            **options,
+            base_url=base_url,
+            archive_url=archive_url,
+            use_env_proxy=use_env_proxy,
+            allow_no_go=allow_no_go,
+            data_dir=session.data_dir,
+            slot=session.slot,
+            progress=session.progress,
+            now_ms=session.now_ms,
         )
-        for note in [*(f"{note}: {input_}" for note in notes), *([unclosed] if unclosed else [])]:
-            session.progress.warn(note)
-        rows = score_table(model, candles, explain=explain, as_of_ms=as_of_ms)
+        _print_closing_candles(predictions, session)
+        return None
+    candles = sys.stdin.buffer if input_ == STREAM else input_
+    result: PredictResult | PredictFileResult
+    if output is None:
+        result = predict(
+            ref,
+            **options,
+            base_url=base_url,
+            archive_url=archive_url,
+            use_env_proxy=use_env_proxy,
+            input=candles,
+            input_format=None if input_format is None else input_format.value,
+            explain=explain,
+            as_of=as_of,
+            allow_no_go=allow_no_go,
+            data_dir=session.data_dir,
+            slot=session.slot,
+            progress=session.progress,
+            now_ms=session.now_ms,
+        )
     else:
-        rules = read_network_rules(use_env_proxy=use_env_proxy)
-        if names_source:
-            spec = read_source_spec(
-                source,
-                interval=model.interval,
-                folder=folder,
-                sim_seed=sim_seed,
-                sim_signal=sim_signal,
-                base_url=base_url,
-                archive_url=archive_url,
-                timezone=timezone,
-                market=market_name,
-                default_market=choose_market(model, market_name),
-            )
-            opened = open_source(spec, rules, now_ms=session.now_ms)
-        else:
-            recorded = find_model_source(model, session.data_dir, market=market_name)
-            opened = open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
-        if watch:
-            _print_closing_candles(session, model, opened)
-        # The clock of files is their last candle, by which none would ever be stale.
-        if as_of_ms is None and opened.name == "files":
-            as_of_ms = session.now_ms
-        rows = predict_newest(model, opened, now_ms=as_of_ms, explain=explain)
-        for note in opened.notes():
-            session.progress.warn(note)
+        result = predict_file(
+            sys.stdout.buffer if output == STREAM else output,
+            ref,
+            output_format=None if output_format is None else output_format.value,
+            **options,
+            base_url=base_url,
+            archive_url=archive_url,
+            use_env_proxy=use_env_proxy,
+            input=candles,
+            input_format=None if input_format is None else input_format.value,
+            explain=explain,
+            as_of=as_of,
+            allow_no_go=allow_no_go,
+            data_dir=session.data_dir,
+            slot=session.slot,
+            progress=session.progress,
+            now_ms=session.now_ms,
+        )
     fail_on = FailOnRefused.ALL if fail_on_refused is None else fail_on_refused
-    failure = find_refusal(rows, fail_on.value, batch=input_ is not None, now_ms=as_of_ms)
-    outcome = (
-        _prediction_outcome(model.version, rows, explain=explain)
-        if output is None
-        else _write_output(output, output_table, rows, session)
-    )
-    return replace(outcome, failure=failure)
+    failure = find_refusal(result.frame, fail_on.value, batch=input_ is not None, now_ms=result.judged_at_ms)
+    quiet = session.quiet or output == STREAM
+    return Outcome(result, lambda: _view_result(result, explain=explain, quiet=quiet), failure=failure)
 
 
-def _table_format(place: str | None, given: TableFormat | None, *, option: str) -> Format:
-    """Return the format of an input or output table.
-
-    Args:
-        place: The file; "-" for stdin or stdout, None where there is no table.
-        given: Value of the option; None: the file's name decides, and a stream is CSV.
-        option: "--input-format" or "--output-format", for messages.
-    """
-    from mltrain.candles.tables import infer_format
-
-    if given is not None:
-        if place is None:
-            raise UsageError(f"{option} needs {option.removesuffix('-format')}")
-        return given.value
-    return "csv" if place in {None, STREAM} else infer_format(Path(str(place)))
-
-
-def _read_input(
-    place: str, form: Format, model: Model, *, timezone: str | None
-) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Return the candles of a file, or of stdin for "-", and notes on how they were read."""
-    from mltrain.candles.conversion import MAX_TABLE_BYTES, read_candle_table
-    from mltrain.candles.time_zones import check_time_zone
-    from mltrain.storage.descriptors import real_path
-    from mltrain.storage.reading import read_file
-
-    zone = None if timezone is None else check_time_zone(timezone)
-    if place == STREAM:
-        data, where = sys.stdin.buffer.read(MAX_TABLE_BYTES), "stdin"
-    else:
-        data, where = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles"), place
-    candles, notes = read_candle_table(data, form, where=where, step_ms=interval_ms(model.interval), timezone=zone)
-    # A model of one symbol needs no name.
-    return _add_symbol(candles, place) if len(model.symbols) > 1 else candles, notes
-
-
-def _add_symbol(candles: pl.DataFrame, place: str) -> pl.DataFrame:
-    """Add to candles without a column `symbol` the one that their file's name states, such as BTC_USDT-1h.feather."""
-    import polars as pl
-
-    from mltrain.candles.filenames import read_path
-
-    named = read_path([], Path(place).name)
-    if "symbol" in candles.columns or not named.is_pair:
-        return candles
-    return candles.with_columns(symbol=pl.lit(named.symbol))
-
-
-def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session) -> Outcome:
-    """Write predictions to a file, or to stdout for "-"."""
-    from mltrain.candles.tables import encode_table
-    from mltrain.storage.writing import write_outputs
-
-    data = encode_table(rows, form)
-    document = PredictFileDocument(place, rows.height, refused=int(rows["refused"].is_not_null().sum()))
-    if place == STREAM:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return Outcome(document, list)
-    path = Path(place)
-    write_outputs(path.parent, {path.name: data})
-    text = f"{place}: {document.rows:,} rows, {document.refused:,} of them refused"
-    return Outcome(document, lambda: [] if session.quiet else [text])
-
-
-def _print_closing_candles(session: Session, model: Model, source: Source) -> None:
-    """Print the probability of each candle as it closes, until a signal ends the process."""
-    import time
-
-    from mltrain.pipeline.watch import Watch, watch
-
-    if source.name in {"sim", "archive"}:
-        hint = "run `mltrain sim --ticking` and pass --source binance --base-url with its address"
-        raise UsageError(
-            f"--watch waits for new candles, and the source {source.name} has none",
-            hint=hint if source.name == "sim" else "pass --source binance",
-        )
-    watching = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
-    watching.check_symbols()
-    for rows in watch(watching, time.sleep):
-        for prediction in _as_predictions(rows):
-            if session.as_json:
-                line = json.dumps({"version": model.version, **to_plain(prediction)}, allow_nan=False)
-            else:
-                p, refused = number_text(prediction.p), prediction.refused or ""
-                line = f"{prediction.ts}  {prediction.symbol:<12} {p}  {refused}".rstrip()
-            sys.stdout.write(line + "\n")
+def _print_closing_candles(predictions: Iterator[WatchedPrediction], session: Session) -> None:
+    """Print each prediction as its candle closes, until a signal ends the process."""
+    for prediction in predictions:
+        if session.as_json:
+            line = json.dumps(to_plain(prediction), allow_nan=False)
+        else:
+            p, refused = number_text(prediction.p), prediction.refused or ""
+            line = f"{prediction.ts}  {prediction.symbol:<12} {p}  {refused}".rstrip()
+        sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
 
-def _as_predictions(rows: pl.DataFrame) -> list[Prediction]:
-    """Return the predictions in a frame with `ts`, `symbol`, `p`, `raw`, `refused`, and columns that explain `raw`."""
-
-    def as_prediction(
-        ts: datetime | None, symbol: str, p: float | None, raw: float | None, refused: str | None, **more: float | None
-    ) -> Prediction:
-        return Prediction(ts.strftime(TIME_FORMAT) if ts else None, symbol, p, raw, refused, explanation=more)
-
-    return [as_prediction(**row) for row in rows.to_dicts()]
-
-
-def _prediction_outcome(version: str, rows: pl.DataFrame, *, explain: bool) -> Outcome:
-    """Return the outcome of a prediction whose rows are printed; `explain`: with the contributions of features."""
-    predictions = _as_predictions(rows)
-
-    def view() -> View:
-        cells = [(p.ts, p.symbol, number_text(p.p), number_text(p.raw), p.refused or "") for p in predictions]
-        yield table(f"Version {version}", "candle (UTC)", "symbol", *right("P(up)", "raw score"), "refused", rows=cells)
-        if explain:
-            yield from (_explanation_table(p) for p in predictions if p.refused is None)
-
-    return Outcome(PredictDocument(version, predictions), view)
+def _view_result(result: PredictResult | PredictFileResult, *, explain: bool, quiet: bool) -> View:
+    """Show the predictions, with `explain` also the contributions of features; or the file that has them."""
+    if isinstance(result, PredictFileResult):
+        if not quiet:
+            yield f"{result.output}: {result.rows:,} rows, {result.refused:,} of them refused"
+        return
+    cells = [(p.ts, p.symbol, number_text(p.p), number_text(p.raw), p.refused or "") for p in result.predictions]
+    yield table(
+        f"Version {result.version}", "candle (UTC)", "symbol", *right("P(up)", "raw score"), "refused", rows=cells
+    )
+    if explain:
+        yield from (_explanation_table(p) for p in result.predictions if p.refused is None)
 
 
 def _explanation_table(prediction: Prediction) -> Table:

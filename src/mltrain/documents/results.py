@@ -1,7 +1,8 @@
 """Frozen results as JSON: what `--json` prints, and what a card copies.
 
 The keys are the names of the fields, unless a field's `metadata` says otherwise: `{"key": "holes"}` is another key,
-`OPTIONAL` leaves out None, and `INLINE` puts the keys of a mapping next to those of the other fields.
+`OPTIONAL` leaves out None, `INLINE` puts the keys of a mapping next to those of the other fields, and `HIDDEN` keeps
+a field for callers from Python out of the document.
 (`records.Key` names a key in a stored file, which need not be the one that is printed.)
 """
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 OPTIONAL: Final = {"optional": True}
 INLINE: Final = {"inline": True}
+HIDDEN: Final = {"hidden": True}
 
 
 class Result:
@@ -52,6 +54,8 @@ def _to_object(result: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the fields of a dataclass in JSON's types by key, as their `metadata` (see the module) says."""
     plain: dict[str, Any] = {}
     for field in fields(result):
+        if field.metadata.get("hidden"):
+            continue
         value = to_plain(getattr(result, field.name))
         if field.metadata.get("inline"):
             plain |= value

@@ -1,0 +1,140 @@
+"""`config show` and `config init`: the settings of a training."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
+
+from mltrain.api.workspace import DATA_DIR
+from mltrain.documents.results import Result
+from mltrain.errors import UsageError
+from mltrain.store import REQUIRE_VARIABLE
+
+if TYPE_CHECKING:
+    from mltrain.api.workspace import PathText
+    from mltrain.config.loading import Setting
+    from mltrain.documents.values import Json
+
+Calibration: TypeAlias = Literal["auto", "isotonic", "sigmoid", "beta", "none"]
+ClassWeight: TypeAlias = Literal["none", "balanced"] | float
+
+#: The option that overrides each of these keys of train.yml.
+OPTIONS: Final = {
+    "search.trials": "--trials",
+    "search.early_stop": "--early-stop",
+    "calibration": "--calibration",
+    "class_weight": "--class-weight",
+    "val_ratio": "--val-ratio",
+    "seed": "--seed",
+    "max_rows": "--max-rows",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigShowResult(Result):
+    """The result of `config show`.
+
+    Attributes:
+        settings: Every setting with its value and its origin.
+    """
+
+    SCHEMA: ClassVar[str] = "config-show/1"
+
+    settings: list[Setting]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigInitResult(Result):
+    """The result of `config init`.
+
+    Attributes:
+        file: Path of the file that was written.
+    """
+
+    SCHEMA: ClassVar[str] = "config-init/1"
+
+    file: Path
+
+
+def config_show(
+    config: PathText | None = None,
+    *,
+    trials: int | None = None,
+    early_stop: int | None = None,
+    calibration: Calibration | None = None,
+    class_weight: ClassWeight | None = None,
+    val_ratio: float | None = None,
+    seed: int | None = None,
+    max_rows: int | None = None,
+    data_dir: PathText = DATA_DIR,
+) -> ConfigShowResult:
+    """Return every setting that `train` would use with the same arguments, and where it comes from.
+
+    Args:
+        config: Your train.yml; its keys override those of the packaged one.
+        trials: Hyperparameter sets to try.
+        early_stop: Rounds without improvement before a fit stops.
+        calibration: How scores become probabilities.
+        class_weight: Weight of the positive class in a fit.
+        val_ratio: Share of the time range held out.
+        seed: Random seed.
+        max_rows: Use only the newest candles; 0: all.
+        data_dir: The data folder.
+
+    Returns:
+        The settings of train.yml, then those of the command line, which have no effect on calls from Python:
+        `log_format`, `base_url` and `archive_url`.
+
+    Raises:
+        InputError: The file is unreadable, or a setting in it is wrong; the message names every violation.
+        UsageError: An argument is out of its range.
+    """
+    from mltrain.config.loading import Setting, explain_config
+
+    given: dict[str, Json] = {
+        "search.trials": trials,
+        "search.early_stop": early_stop,
+        "calibration": calibration,
+        "class_weight": class_weight,
+        "val_ratio": val_ratio,
+        "seed": seed,
+        "max_rows": max_rows,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    settings = [
+        replace(s, where=OPTIONS[s.key]) if s.origin == "option" else s
+        for s in explain_config(None if config is None else Path(config), overrides=overrides)
+    ]
+    if str(data_dir) == DATA_DIR:
+        settings.append(Setting("data_dir", DATA_DIR, "default", None))
+    else:
+        settings.append(Setting("data_dir", str(data_dir), "option", "--data-dir"))
+    for key, value in (("log_format", "text"), ("base_url", None), ("archive_url", None)):
+        settings.append(Setting(key, value, "default", None))
+    named = os.environ.get(REQUIRE_VARIABLE) or None
+    origin: Literal["environment", "default"] = "environment" if named else "default"
+    settings.append(Setting("require_signature", named, origin, REQUIRE_VARIABLE if named else None))
+    return ConfigShowResult(settings)
+
+
+def config_init(file: PathText = "train.yml") -> ConfigInitResult:
+    """Write a train.yml with every setting commented out, ready to be changed.
+
+    Args:
+        file: The file to write.
+
+    Raises:
+        UsageError: The file exists.
+        MachineError: The file cannot be written.
+    """
+    from mltrain.config.loading import comment_config, load_config
+    from mltrain.storage.writing import atomic_write
+
+    path = Path(file)
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path} already exists", hint=f"to see its settings: mltrain config show --config {path}")
+    atomic_write(path.absolute(), comment_config().encode())
+    load_config(path, overrides={})
+    return ConfigInitResult(path)
