@@ -65,7 +65,7 @@ def test_five_thousand_bars_as_served(candles):
     whole = load_registry(interval="1m")
     few = [s for s, w in zip(whole.features, whole.windows(), strict=True) if w.lookback_bars <= 61][::3]
     own = [
-        draw_feature(op, np.random.default_rng(1), name=op, leader="BTCUSDT", max_bars=20, inputs=INPUTS)
+        draw_feature(op, np.random.default_rng(1), name=op, leader="BTCUSDT", max_bars=20, interval="1m", inputs=INPUTS)
         for op in INPUT_OPS
     ]
     features = FeatureSet(1, "1m", LABEL, (*few, *own), (FUNDING, MOOD))
@@ -102,7 +102,7 @@ def test_registries_at_random(candles, seed, ops, rows, max_bars):
     """Random features are equal in the batch and computed from their window, bit for bit."""
     rng = np.random.default_rng(seed)
     drawn = [
-        draw_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", max_bars=max_bars, inputs=INPUTS)
+        draw_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", max_bars=max_bars, interval="1m", inputs=INPUTS)
         for i, op in enumerate(ops)
     ]
     features = FeatureSet(1, "1m", LABEL, tuple(spec for spec in drawn if spec is not None), (FUNDING, MOOD))
@@ -117,7 +117,9 @@ def test_every_op_can_be_drawn():
     """The parameters are within its ranges, it has a leader if it reads one, and a seed gives one feature."""
     for op in BUILT_IN:
         one, other = (
-            draw_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", max_bars=100, inputs=INPUTS)
+            draw_feature(
+                op, np.random.default_rng(3), name="x", leader="BTCUSDT", max_bars=100, interval="1m", inputs=INPUTS
+            )
             for _ in range(2)
         )
 

@@ -1,4 +1,4 @@
-# ruff: noqa: A006, ARG005 -- an oracle takes every parameter of its op, also where the window already says it
+# ruff: noqa: A006, ARG001, ARG005 -- an oracle takes every parameter of its op, also where the window already says it
 """Every op equals its formula in plain Python, and has the properties that all ops promise."""
 
 from __future__ import annotations
@@ -157,6 +157,46 @@ def log_ranges(rows):
     return [math.log(row["high"] / row["low"]) for row in rows]
 
 
+def ema(values, bars):
+    """Return the weighted mean of all values, the newest last, weights by the recursion of an exponential average."""
+    factor = 2 / (bars + 1)
+    weights = [(1 - factor) ** age for age in reversed(range(len(values)))]
+    return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)
+
+
+def closed_candles(rows, every):
+    """Return the candles of a longer interval that have closed with the newest minute, as dicts, oldest first.
+
+    The first may lack minutes, as does its high or low then; its close does not.
+    """
+    length_s = {"3m": 180, "5m": 300, "1h": 3600}[every]
+    made = {}
+    for row in rows:
+        made.setdefault(int(row["ts"].timestamp()) // length_s, []).append(row)
+    return [
+        {
+            "close": minutes[-1]["close"],
+            "high": max(row["high"] for row in minutes),
+            "low": min(row["low"] for row in minutes),
+        }
+        for number, minutes in made.items()
+        if minutes[-1]["ts"].timestamp() + 60 == (number + 1) * length_s
+    ]
+
+
+def resample(rows, every, value, bars, interval):
+    candles = closed_candles(rows, every)[-bars - (value in {"return", "volatility", "rsi"}) :]
+    return {
+        "return": lambda: math.log(candles[-1]["close"] / candles[0]["close"]),
+        "volatility": lambda: root_mean_square(returns(candles)),
+        "range": lambda: mean(log_ranges(candles)),
+        "close_location": lambda: mean([location(candle) for candle in candles]),
+        "range_position": lambda: range_position(candles),
+        "gap_to_mean": lambda: math.log(candles[-1]["close"] / mean(column(candles, "close"))),
+        "rsi": lambda: rsi(candles),
+    }[value]()
+
+
 def signs(rows):
     closes = column(rows, "close")
     return [(b > a) - (b < a) for a, b in pairwise(closes)]
@@ -188,6 +228,12 @@ ORACLES = {
         if any(returns(rows[-window - 1 :]))
         else 0.0
     ),
+    "gap_to_ema": lambda rows, bars, window: math.log(rows[-1]["close"] / ema(column(rows, "close"), bars)),
+    "ema_gap": lambda rows, short, long, window: math.log(
+        ema(column(rows, "close"), short) / ema(column(rows, "close"), long)
+    ),
+    "ema_volatility": lambda rows, bars, window: math.sqrt(ema([r * r for r in returns(rows)], bars)),
+    "resample": resample,
     "gap_to_vwap": lambda rows, bars: vwap_gap(rows, [(r["high"] + r["low"] + r["close"]) / 3 for r in rows]),
     "gap_to_traded_vwap": lambda rows, bars: traded_gap(rows),
     "range_position": lambda rows, bars: range_position(rows),

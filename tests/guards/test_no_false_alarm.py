@@ -73,8 +73,8 @@ def test_every_op_passes_with_any_parameters(number):
     """A random feature of each op passes on a market with gaps and quiet hours."""
     interval, candles = odd_market(number)
     rng = np.random.default_rng(number)
-    drawn = [draw_feature(op, rng, name=op, leader="BTCUSDT", max_bars=300) for op in BUILT_IN]
-    features = replace(DEFAULT, features=tuple(spec for spec in drawn if spec is not None))
+    drawn = [draw_feature(op, rng, name=op, leader="BTCUSDT", max_bars=300, interval=interval) for op in BUILT_IN]
+    features = replace(DEFAULT, interval=interval, features=tuple(spec for spec in drawn if spec is not None))
 
     assert audit(features, candles, interval).failures == ()
 

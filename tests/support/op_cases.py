@@ -31,6 +31,9 @@ CASES = {
     "rsi": [{"bars": 1}, {"bars": 14}],
     "gap_to_mean": [{"bars": 2}, {"bars": 20}, {"bars": 240}],
     "scaled_gap_to_mean": [{"bars": 10, "window": 60}, {"bars": 33, "window": 5}],
+    "gap_to_ema": [{"bars": 2, "window": 4}, {"bars": 10, "window": 35}],
+    "ema_gap": [{"short": 12, "long": 26, "window": 64}],
+    "ema_volatility": [{"bars": 20, "window": 61}],
     "gap_to_vwap": [{"bars": 1}, {"bars": 60}],
     "gap_to_traded_vwap": [{"bars": 1}, {"bars": 60}],
     "range_position": [{"bars": 1}, {"bars": 60}],
@@ -62,6 +65,15 @@ CASES = {
     "clock": [
         {"period": period, "wave": wave}
         for period, wave in [("quarter", "saw"), ("hour", "sin"), ("day", "sin"), ("day", "cos"), ("week", "cos")]
+    ],
+    "resample": [
+        {"every": every, "value": value, "bars": bars, "interval": "1m"}
+        for every, bars, values in [
+            ("3m", 1, ("return",)),
+            ("5m", 7, ("return", "volatility", "range", "close_location", "range_position", "gap_to_mean", "rsi")),
+            ("1h", 3, ("range",)),
+        ]
+        for value in values
     ],
     "leader_return": [{"bars": 1}, {"bars": 5, "lag": 2}],
     "leader_lead": [{"bars": 1}, {"bars": 15}],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 from mltrain.documents.records import Limits
 from mltrain.names import FEATURE
@@ -13,7 +13,19 @@ if TYPE_CHECKING:
     import polars as pl
 
 # `Limits` too: the annotations of a user's op need it.
-__all__ = ["LEADER_PREFIX", "MAX_BARS", "Bars", "InputName", "Lag", "Limits", "Op", "Shape", "Spread", "Window"]
+__all__ = [
+    "LEADER_PREFIX",
+    "MAX_BARS",
+    "Bars",
+    "InputName",
+    "Interval",
+    "Lag",
+    "Limits",
+    "Op",
+    "Shape",
+    "Spread",
+    "Window",
+]
 
 LEADER_PREFIX: Final = "leader_"
 
@@ -42,3 +54,7 @@ Shape: TypeAlias = Annotated[int, Limits(3, MAX_BARS)]
 Lag: TypeAlias = Annotated[int, Limits(0, MAX_BARS)]
 # The name of one of the registry's inputs.
 InputName: TypeAlias = Annotated[str, FEATURE]
+# The parameter `interval` of an op that must know the candles' interval: the registry fills it in; "": not yet known.
+Interval: TypeAlias = Literal[
+    "", "1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w"
+]

@@ -6,9 +6,9 @@ import inspect
 import typing
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from mltrain.features.op import InputName, Limits
+from mltrain.features.op import InputName, Interval, Limits
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.spec import FeatureSpec, build_window, columns_read, reads_leader
+from mltrain.features.spec import FeatureSpec, build_window, columns_read, reads_leader, takes_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,23 +24,36 @@ _DEFAULT_LIMITS: Final = Limits(1, 20)
 
 
 def draw_feature(
-    op: str, rng: np.random.Generator, *, name: str, leader: str, max_bars: int, inputs: Sequence[str] = ()
+    op: str,
+    rng: np.random.Generator,
+    *,
+    name: str,
+    leader: str,
+    max_bars: int,
+    interval: str,
+    inputs: Sequence[str] = (),
 ) -> FeatureSpec | None:
     """Return a feature of an op (a key of `OPS`) with random parameters; None if no draw satisfies the op.
 
     `leader` is a symbol, used if the op reads one; `max_bars` limits every number among the parameters, unless the
-    op's minimum is larger; `inputs` are the names of inputs to choose from, without which an op on inputs has no draw.
+    op's minimum is larger; `interval` is that of the candles; `inputs` are the names of inputs to choose from, without
+    which an op on inputs has no draw.
     """
     hints = typing.get_type_hints(OPS[op], include_extras=True)
     keys = list(inspect.signature(OPS[op]).parameters)
     if not inputs and InputName in [hints[key] for key in keys]:
         return None
     for _ in range(_ATTEMPTS):
-        params = {key: _draw_value(hints[key], rng, max_bars, inputs) for key in keys}
+        params = {
+            key: interval if hints[key] == Interval else _draw_value(hints[key], rng, max_bars, inputs) for key in keys
+        }
         try:
-            build_window(OPS[op], tuple(params.items()))
+            window = build_window(OPS[op], tuple(params.items()))
         # Ops raise ValueError for parameters that contradict each other.
         except ValueError:
+            continue
+        # Numbers of longer candles, which `max_bars` does not limit.
+        if takes_interval(OPS[op]) and window.lookback_bars > 2 * max_bars:
             continue
         return FeatureSpec(name, op, params, leader if reads_leader(OPS[op], params) else None)
     return None

@@ -7,11 +7,12 @@ the JSON form, so it depends on the order of the features, but not on comments, 
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_type_hints
 
 import numpy as np
 import polars as pl
@@ -34,7 +35,7 @@ from mltrain.documents.results import OPTIONAL
 from mltrain.documents.strict_json import canonical_json
 from mltrain.documents.values import Located
 from mltrain.errors import InputError
-from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Window
+from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Interval, Window
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.user_ops import user_module_of, user_ops_of
 from mltrain.names import FEATURE, SYMBOL, did_you_mean, show
@@ -198,6 +199,19 @@ class FeatureSpec:
         """Return the op's expression and lookback for these parameters."""
         return build_window(OPS[self.op], tuple(self.params.items()))
 
+    def at(self, interval: str) -> FeatureSpec:
+        """Return the feature for candles of an interval: that of an op which must know it has it as a parameter.
+
+        Raises:
+            RecordError: The feature is for another interval, or its op has no value at this one.
+        """
+        if not takes_interval(OPS[self.op]) or self.params["interval"] == interval:
+            return self
+        if self.params["interval"]:
+            message = f"is {self.params['interval']}, and the candles are of {interval}: leave it out"
+            raise RecordError((("params", "interval"), message))
+        return replace(self, params={**self.params, "interval": interval})
+
 
 class _FeatureList:
     """The features of a registry in column order: what `Registry` and `FeatureSet` share."""
@@ -311,12 +325,19 @@ class Registry(_FeatureList):
                 hint=f"take {self.interval} candles, or a registry without `interval`, which counts bars of any length",
             )
         constant = self.constant_features(interval)
-        features = tuple(spec for spec in self.features if spec.name not in constant)
+        features = []
+        for spec in self.features:
+            if spec.name in constant:
+                continue
+            try:
+                features.append(spec.at(interval))
+            except RecordError as err:
+                raise InputError(f"{where}: feature {spec.name} at {interval}: {err.message}") from err
         if not features:
             raise InputError(f"{where}: at {interval} every feature has one value only: {', '.join(constant)}")
         unread = self.unread_inputs(interval)
         inputs = tuple(spec for spec in self.inputs if spec.name not in unread)
-        return FeatureSet(self.version, interval, self.label, features, inputs)
+        return FeatureSet(self.version, interval, self.label, tuple(features), inputs)
 
 
 @record
@@ -337,6 +358,14 @@ class FeatureSet(_FeatureList):
     label: LabelSpec
     features: tuple[FeatureSpec, ...]
     inputs: Annotated[tuple[InputSpec, ...], OMIT_DEFAULT] = ()
+
+    def __post_init__(self) -> None:
+        # Not `super()`: a dataclass with slots is another class than the one that this function was written in.
+        _FeatureList.__post_init__(self)
+        for index, spec in enumerate(self.features):
+            if takes_interval(OPS[spec.op]) and spec.params["interval"] != self.interval:
+                place = ("features", index, "params", "interval")
+                raise RecordError((place, f"must be {self.interval}, is {spec.params['interval'] or 'missing'}"))
 
     @property
     def label_overlap_ms(self) -> int:
@@ -423,6 +452,12 @@ def build_window(op: Op, params: tuple[tuple[str, Param], ...]) -> Window:
     if window.lookback_bars < 1:
         raise ValueError(f"its lookback is {window.lookback_bars} bars, and must be 1 or more")
     return window
+
+
+@lru_cache(maxsize=4 * MAX_FEATURES)
+def takes_interval(op: Op) -> bool:
+    """Return whether an op has a parameter `interval` of the type `Interval`, which a registry fills in."""
+    return "interval" in inspect.signature(op).parameters and get_type_hints(op).get("interval") == Interval
 
 
 @lru_cache(maxsize=4 * MAX_FEATURES)

@@ -13,13 +13,13 @@ A window that reaches before the first row or contains a missing value is NaN. G
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Merge: TypeAlias = Callable[[State, int, State, int], State]
     # (bars, one array of n values per input) -> n - bars + 1 values
     Kernel: TypeAlias = Callable[..., Floats]
+
+Statistic: TypeAlias = Literal["sum", "mean", "root_mean_square", "share", "range_position"]
 
 # Values whose deviation is below this share of their mean count as equal: at 1e-9, rounding (1e-16 of the mean) can
 # change a z-score by 1e-7 of its size, the resolution of float32.
@@ -45,6 +47,11 @@ def window_sum(values: pl.Expr, bars: int) -> pl.Expr:
 def window_mean(values: pl.Expr, bars: int) -> pl.Expr:
     """Return the mean of the last `bars` values; exactly their value where all are equal."""
     return _windowed(_means, bars, values)
+
+
+def window_exponential_mean(values: pl.Expr, bars: int, *, decay: float) -> pl.Expr:
+    """Return the mean of the last `bars` values, each weighted `decay` (0 to 1) times the one after it."""
+    return _windowed(partial(_exponential_means, decay=decay), bars, values)
 
 
 def window_root_mean_square(values: pl.Expr, bars: int) -> pl.Expr:
@@ -116,6 +123,20 @@ def window_price_ratio(
 def window_run(signs: pl.Expr, bars: int) -> pl.Expr:
     """Return the length of the run of signs that equal the newest, at most `bars`, times that sign."""
     return _windowed(_runs, bars, signs)
+
+
+def window_at_ends(statistic: Statistic, is_end: pl.Expr, *inputs: pl.Expr, count: int, bars: int) -> pl.Expr:
+    """Return a statistic of the last `count` of those rows where `is_end` is 1.
+
+    Args:
+        statistic: "sum", "mean" or "root_mean_square" of one input; "share": the ratio of the sums of two, 0.5 where
+            that of the second is not above 0; "range_position" of three as in `window_range_position`.
+        is_end: 1 or 0 at each row; at least `count` of `bars` rows without a gap are 1.
+        inputs: The values.
+        count: Number of values that the statistic is of.
+        bars: Number of rows that it depends on, the newest included.
+    """
+    return _windowed(partial(_at_ends, kernel=_STATISTICS[statistic], count=count), bars, is_end, *inputs)
 
 
 def ratio(numerator: pl.Expr, denominator: pl.Expr, *, empty: float = 0.0) -> pl.Expr:
@@ -252,6 +273,27 @@ def _means(bars: int, values: Floats) -> Floats:
     return _slide((values,), bars, _merge_means)[0]
 
 
+def _exponential_means(bars: int, values: Floats, *, decay: float) -> Floats:
+    def merge(earlier: State, earlier_bars: int, later: State, later_bars: int) -> State:
+        # The weights of both windows, by the sum of a geometric series.
+        weight = decay**later_bars * (1 - decay**earlier_bars) / (1 - decay ** (earlier_bars + later_bars))
+        return (later[0] + (earlier[0] - later[0]) * weight,)
+
+    return _slide((values,), bars, merge)[0]
+
+
+def _at_ends(bars: int, is_end: Floats, *inputs: Floats, kernel: Kernel, count: int) -> Floats:
+    """Apply a kernel to the rows where `is_end` is 1, and return its newest value at each row from `bars` - 1 on."""
+    ends = np.flatnonzero(is_end == 1)
+    rows = np.arange(bars - 1, is_end.size)
+    if ends.size < count:
+        return np.full(rows.size, np.nan)
+    values = kernel(count, *(values[ends] for values in inputs))
+    newest = np.searchsorted(ends, rows, side="right") - count
+    # Fewer ends than promised: rows of several segments, which are masked later.
+    return np.where(newest >= 0, values[np.maximum(newest, 0)], np.nan)
+
+
 def _root_mean_squares(bars: int, values: Floats) -> Floats:
     return _root(_sums(bars, values * values) / bars)
 
@@ -325,3 +367,12 @@ def _root_contrasts(long: int, values: Floats, *, short: int) -> Floats:
 def _root(squares: Floats) -> Floats:
     root: Floats = np.sqrt(squares)
     return root
+
+
+_STATISTICS: Final[Mapping[Statistic, Kernel]] = {
+    "sum": _sums,
+    "mean": _means,
+    "root_mean_square": _root_mean_squares,
+    "share": partial(_sum_ratios, empty=0.5),
+    "range_position": _range_positions,
+}

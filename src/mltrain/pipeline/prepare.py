@@ -234,7 +234,15 @@ def _draw_other_features(
     leader = next((name for name in feature_set.leaders if name in candles), min(candles))
     inputs = [spec.name for spec in feature_set.inputs]
     drawn = [
-        draw_feature(op, rng, name=op, leader=leader, max_bars=_RANDOM_FEATURE_BARS, inputs=inputs)
+        draw_feature(
+            op,
+            rng,
+            name=op,
+            leader=leader,
+            max_bars=_RANDOM_FEATURE_BARS,
+            interval=feature_set.interval,
+            inputs=inputs,
+        )
         for op in sorted(OPS)
         if op not in used
     ]

@@ -18,7 +18,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mltrain.features.ops import activity, candle, input_values, leader, levels, momentum, returns, volatility
+from mltrain.features.ops import (
+    activity,
+    candle,
+    input_values,
+    leader,
+    levels,
+    momentum,
+    resampled,
+    returns,
+    volatility,
+)
 
 if TYPE_CHECKING:
     from mltrain.features.op import Op
@@ -33,6 +43,7 @@ OPS: Final[dict[str, Op]] = {
     **activity.OPS,
     **leader.OPS,
     **input_values.OPS,
+    **resampled.OPS,
 }
 
 #: Increased when a value of any op changes, but not for a new op. Models trained with another version warn.

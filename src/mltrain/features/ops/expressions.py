@@ -41,6 +41,17 @@ def gap_to_average(paid: pl.Expr, volume: pl.Expr, bars: int) -> pl.Expr:
     return window_price_ratio(pl.col("close"), paid, volume, pl.col("low"), pl.col("high"), bars=bars).log()
 
 
+def ema_decay(bars: int, window: int) -> float:
+    """Return the factor by which the weight of an exponential average over `bars` falls from a bar to the one before.
+
+    The smoothing factor of an exponential average over n bars is 2 / (n + 1). Raises ValueError if `window`, the number
+    of bars that have a weight at all, is below twice `bars`: the bars left out would have more than 2 % of the weight.
+    """
+    if window < 2 * bars:
+        raise ValueError(f"window ({window}) must be at least twice bars ({bars}): older bars would matter")
+    return 1 - 2 / (bars + 1)
+
+
 def check_ordered(short: int, long: int) -> None:
     """Raise ValueError unless `short` is below `long`."""
     if short >= long:

@@ -8,8 +8,15 @@ from typing import Final
 import polars as pl
 
 from mltrain.features.op import Bars, Op, Spread, Window
-from mltrain.features.ops.expressions import gap_to_average, log_returns
-from mltrain.features.windows import window_max, window_mean, window_min, window_range_position, window_scaled
+from mltrain.features.ops.expressions import check_ordered, ema_decay, gap_to_average, log_returns
+from mltrain.features.windows import (
+    window_exponential_mean,
+    window_max,
+    window_mean,
+    window_min,
+    window_range_position,
+    window_scaled,
+)
 
 
 def gap_to_mean(*, bars: Spread) -> Window:
@@ -28,6 +35,31 @@ def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
     """
     gap = (pl.col("close") / window_mean(pl.col("close"), bars)).log()
     return Window(window_scaled(gap, log_returns(), window) / math.sqrt(bars), max(bars, window + 1))
+
+
+def gap_to_ema(*, bars: Spread, window: Spread) -> Window:
+    """How far the close is above its exponential moving average: ln(c / ema c), over `bars`, cut off after `window`.
+
+    The weight of the close k bars ago is d^k / (1 + d + ... + d^(window - 1)), d = 1 - 2 / (bars + 1). Unit: log
+    return. Truncation: older closes would have the share d^window of the weight, below exp(-2 window / bars): 1.8 % at
+    twice `bars`, 0.25 % at three times. If they are on average x times the truncated average, the value is off by
+    ln(1 + d^window (x - 1)): with 0.25 % and prices 10 % away, by 2.5 basis points.
+    """
+    average = window_exponential_mean(pl.col("close"), window, decay=ema_decay(bars, window))
+    return Window((pl.col("close") / average).log(), window)
+
+
+def ema_gap(*, short: Spread, long: Spread, window: Spread) -> Window:
+    """How far a short exponential average is above a long one: ln(ema c over `short` / ema c over `long`).
+
+    Unit: log return. Both are cut off after `window` bars, with the truncation error of gap_to_ema. Source: Appel's
+    MACD, as a ratio.
+    """
+    check_ordered(short, long)
+    averages = (
+        window_exponential_mean(pl.col("close"), window, decay=ema_decay(bars, window)) for bars in (short, long)
+    )
+    return Window((next(averages) / next(averages)).log(), window)
 
 
 def gap_to_vwap(*, bars: Bars) -> Window:
@@ -76,6 +108,8 @@ def gap_to_low(*, bars: Bars) -> Window:
 OPS: Final[dict[str, Op]] = {
     "gap_to_mean": gap_to_mean,
     "scaled_gap_to_mean": scaled_gap_to_mean,
+    "gap_to_ema": gap_to_ema,
+    "ema_gap": ema_gap,
     "gap_to_vwap": gap_to_vwap,
     "gap_to_traded_vwap": gap_to_traded_vwap,
     "range_position": range_position,

@@ -6,8 +6,8 @@ import math
 from typing import Final
 
 from mltrain.features.op import Bars, Op, Spread, Window
-from mltrain.features.ops.expressions import check_ordered, log_range, log_returns
-from mltrain.features.windows import window_root_contrast, window_root_mean_square
+from mltrain.features.ops.expressions import check_ordered, ema_decay, log_range, log_returns
+from mltrain.features.windows import window_exponential_mean, window_root_contrast, window_root_mean_square
 
 # The expected squared log range of a random walk is 4 ln 2 times its variance (Parkinson 1980).
 PARKINSON: Final = 4 * math.log(2)
@@ -19,6 +19,19 @@ def realised_volatility(*, bars: Bars) -> Window:
     Unit: log return per bar. 0 where nothing moved. Source: Andersen, Bollerslev, Diebold and Labys (2003).
     """
     return Window(window_root_mean_square(log_returns(), bars), bars + 1)
+
+
+def ema_volatility(*, bars: Spread, window: Spread) -> Window:
+    """Volatility that forgets gradually: sqrt(ema r^2), over `bars`, cut off after `window`.
+
+    Unit: log return per bar. 0 where nothing moved. Truncation: older squares would have the share s = (1 - 2 / (bars +
+    1))^window of the weight, below exp(-2 window / bars): 1.8 % at twice `bars`, 0.25 % at three times. If they are on
+    average x times the truncated average, the value is off by the factor sqrt(1 + s (x - 1)).
+    Source: RiskMetrics (1996).
+    """
+    returns = log_returns()
+    squares = window_exponential_mean(returns * returns, window, decay=ema_decay(bars, window))
+    return Window(squares.sqrt(), window + 1)
 
 
 def volatility_ratio(*, short: Bars, long: Spread) -> Window:
@@ -40,6 +53,7 @@ def parkinson_volatility(*, bars: Bars) -> Window:
 
 OPS: Final[dict[str, Op]] = {
     "realised_volatility": realised_volatility,
+    "ema_volatility": ema_volatility,
     "volatility_ratio": volatility_ratio,
     "parkinson_volatility": parkinson_volatility,
 }
