@@ -72,7 +72,10 @@ def meet(workshop, report, **changes):
     given = {"feature_set": run.data.feature_set, "holdout": holdout, "config": run.config} | changes
     candles = read_candles(run.data.snapshot, Silent())
     champion = open_champion(workshop.store)
-    return compare_with_champion(champion, given["feature_set"], candles, given["holdout"], p=p, config=given["config"])
+    config, snapshot = given["config"], run.data.snapshot
+    return compare_with_champion(
+        champion, given["feature_set"], candles, given["holdout"], p=p, config=config, snapshot=snapshot
+    )
 
 
 def test_the_champion_is_compared_on_fresh_rows_only(rivals):
@@ -113,7 +116,13 @@ def test_few_fresh_days_are_not_compared(rivals):
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
     candles = read_candles(run.data.snapshot, Silent())
     evidence = compare_with_champion(
-        open_champion(workshop.store), run.data.feature_set, candles, holdout, p=p, config=run.config
+        open_champion(workshop.store),
+        run.data.feature_set,
+        candles,
+        holdout,
+        p=p,
+        config=run.config,
+        snapshot=run.data.snapshot,
     )
 
     assert isinstance(evidence, NotEvaluated)
@@ -144,7 +153,13 @@ def test_an_added_symbol_is_left_out_of_the_comparison(rivals):
 
     whole = meet(workshop, report)
     half = compare_with_champion(
-        open_champion(workshop.store), run.data.feature_set, candles, mixed, p=p, config=run.config
+        open_champion(workshop.store),
+        run.data.feature_set,
+        candles,
+        mixed,
+        p=p,
+        config=run.config,
+        snapshot=run.data.snapshot,
     )
 
     assert isinstance(whole, ChampionEvidence)

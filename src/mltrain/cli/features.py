@@ -86,7 +86,7 @@ def features_info(
     from mltrain.features.profile import LEVELS, profile_features
     from mltrain.pipeline.prepare import read_candles
 
-    candles = read_candles(snapshot, session.progress)
+    candles = read_candles(snapshot, session.progress, registry)
     session.progress.stage("features")
     profiles = profile_features(registry, candles)
     data = replace(data, quantile_levels=LEVELS, profiles=profiles)
@@ -168,8 +168,10 @@ def features_show(
 ) -> Outcome:
     """Show one feature around a time: its value and the candles it was computed from, or why it has none."""
     from mltrain.cli.feature_documents import FeaturesShowDocument, ValueAt
+    from mltrain.features.input_join import join_inputs
     from mltrain.features.inspection import check_feature_name, inspect_feature
     from mltrain.features.registry import load_registry
+    from mltrain.pipeline.prepare import read_inputs
     from mltrain.report.feature_plot import plot_inspection
     from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.storage.writing import write_outputs
@@ -183,6 +185,7 @@ def features_show(
     symbol = _choose_symbol(symbol, snapshot.symbols)
     needed = {symbol, *(s for s in feature_set.leaders if s in snapshot.symbols)}
     candles = {s: snapshot.candles(s) for s in sorted(needed)}
+    candles = join_inputs(feature_set, candles, read_inputs(snapshot, feature_set))
     inspection = inspect_feature(feature_set, name, symbol=symbol, candles=candles, ts_ms=at_ms)
     if plot is not None:
         svg = plot_inspection(inspection, step_ms=interval_ms(feature_set.interval))

@@ -13,7 +13,9 @@ from mltrain.candles.frame import times_ms
 from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError, MltrainError, OwnOpsError
 from mltrain.features.computation import check_inputs, compute_features
+from mltrain.features.input_join import join_inputs
 from mltrain.gates.gate_evidence import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
+from mltrain.pipeline.prepare import read_inputs
 from mltrain.serving.model import open_model
 from mltrain.store.listing import read_version_card
 from mltrain.times import DAY_MS
@@ -65,6 +67,7 @@ def compare_with_champion(
     *,
     p: NDArray[np.float64],
     config: TrainConfig,
+    snapshot: Snapshot,
     side_by_side: bool = False,
 ) -> ChampionEvidence | NotApplicable | NotEvaluated:
     """Compare the log loss of a new model and the live version, on rows later than the latter's last training label.
@@ -78,6 +81,7 @@ def compare_with_champion(
         holdout: Rows that the new model was not trained on.
         p: Calibrated probabilities of up of the new model for these rows, in [0, 1], shape (n,).
         config: Draws and seed of the interval, and the smallest number of UTC days to compare on.
+        snapshot: The snapshot of the candles, which also has the inputs that the champion's features read.
         side_by_side: Also return every score of both models.
     """
     if champion is None:
@@ -86,7 +90,13 @@ def compare_with_champion(
     if isinstance(model, MltrainError):
         problem = "" if isinstance(model, OwnOpsError) else " cannot be read"
         return NotEvaluated(f"{name}{problem}: {model.message}")
-    reason = _find_obstacle(model, feature_set, holdout, candles)
+    reason = _find_obstacle(model, feature_set, holdout)
+    try:
+        # Joined again: the champion's registry may declare another max_age.
+        candles = join_inputs(model.feature_set, candles, read_inputs(snapshot, model.feature_set))
+        check_inputs(model.feature_set, candles, symbols=model.symbols)
+    except MltrainError as err:
+        reason = reason or f"these candles lack what its features read: {err.message}"
     if reason is not None:
         return NotEvaluated(f"{name}: {reason}")
     try:
@@ -118,9 +128,7 @@ def compare_with_champion(
     return ChampionEvidence(version=name, gain=gain, days=days, side_by_side=scores)
 
 
-def _find_obstacle(
-    champion: Model, feature_set: FeatureSet, holdout: Samples, candles: Mapping[str, pl.DataFrame]
-) -> str | None:
+def _find_obstacle(champion: Model, feature_set: FeatureSet, holdout: Samples) -> str | None:
     """Return why a new model cannot be compared with the champion on these rows; None if it can."""
     champion_set = champion.feature_set
     if (champion_set.label, champion_set.interval) != (feature_set.label, feature_set.interval):
@@ -128,10 +136,6 @@ def _find_obstacle(
     missing = sorted(set(champion.symbols) - set(holdout.symbols))
     if missing:
         return f"it was also trained on {', '.join(missing)}"
-    try:
-        check_inputs(champion_set, candles, symbols=champion.symbols)
-    except MltrainError as err:
-        return f"these candles lack what its features read: {err.message}"
     return None
 
 

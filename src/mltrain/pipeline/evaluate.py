@@ -152,7 +152,7 @@ def evaluate(
     comparison: ChampionEvidence | NotApplicable | NotEvaluated = NotApplicable("it is the live version itself")
     if champion is None or champion.version.name != version.name:
         comparison = compare_with_champion(
-            champion, model.feature_set, candles, rows, p=p, config=config, side_by_side=True
+            champion, model.feature_set, candles, rows, p=p, config=config, snapshot=snapshot, side_by_side=True
         )
     return Evaluation(
         version=version.name,
@@ -200,10 +200,10 @@ def _build_rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[S
 
 
 def read_model_candles(model: Model, snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
-    """Return a snapshot's candles of the model's symbols and of its leaders, by symbol, sorted by symbol.
+    """Return a snapshot's candles of the model's symbols and of its leaders, by symbol, sorted; its inputs are joined.
 
     Raises:
-        InputError: The snapshot lacks a symbol, is of another interval, or is damaged.
+        InputError: The snapshot lacks a symbol or an input, is of another interval, or is damaged.
     """
     needed = {*model.symbols, *model.feature_set.leaders}
     missing = sorted(needed - set(snapshot.symbols))
@@ -220,7 +220,7 @@ def read_model_candles(model: Model, snapshot: Snapshot, progress: Progress) -> 
             f"snapshot {snapshot.id} is one of the market {market}: {model.version} was trained on {trained_on}",
             hint="`mltrain snapshots` lists the others",
         )
-    candles = read_candles(snapshot, progress)
+    candles = read_candles(snapshot, progress, model.feature_set)
     return {symbol: candles[symbol] for symbol in sorted(needed)}
 
 

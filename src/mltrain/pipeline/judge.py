@@ -192,7 +192,9 @@ def gather_evidence(
         guards=data.guards,
         bounce=BounceEvidence(results.economics, results.bounce),
         break_even=NotEvaluated("there are hardly any trades") if scored.break_even is None else scored.break_even,
-        champion=compare_with_champion(champion, data.feature_set, data.candles, scored.rows, p=p, config=config),
+        champion=compare_with_champion(
+            champion, data.feature_set, data.candles, scored.rows, p=p, config=config, snapshot=data.snapshot
+        ),
         meaning=compare_meaning(
             champion, data.feature_set, data.samples.symbols, market=data.snapshot.source.known_market
         ),

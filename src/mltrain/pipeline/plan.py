@@ -58,7 +58,7 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
     config = request.config
     available_bytes = available_memory()
     request = fit_memory(request, available_bytes=available_bytes, progress=progress)
-    candles = keep_newest(read_candles(request.snapshot, progress), config.max_rows)
+    candles = keep_newest(read_candles(request.snapshot, progress, request.feature_set), config.max_rows)
     progress.stage("features and labels")
     samples, split = cut_samples(build_samples(request.feature_set, candles)[0], request.feature_set, config, progress)
     progress.stage("probe")

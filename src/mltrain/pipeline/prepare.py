@@ -10,15 +10,18 @@ import numpy as np
 
 from mltrain.candles.anomalies import empty_false_volumes
 from mltrain.card.training_results import TrainingData
+from mltrain.errors import InputError
 from mltrain.features.computation import check_inputs
+from mltrain.features.input_join import join_inputs
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.random_features import draw_feature, select_readable_features
+from mltrain.features.spec import inputs_read
 from mltrain.guards.evidence import check_guards
 from mltrain.guards.feature_audit import TrainingMatrix, feature_audit
 from mltrain.guards.future_info import future_info
 from mltrain.guards.time_split import BlockArrays, time_split
 from mltrain.names import join_first
-from mltrain.times import format_ms, interval_ms
+from mltrain.times import format_duration, format_ms, interval_ms
 from mltrain.training.label import make_labels
 from mltrain.training.samples import build_samples, build_samples_and_ties, keep_newest, keep_symbols
 from mltrain.training.split import find_absent_symbols, plan_split
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from mltrain.candles.input_tables import InputTable
     from mltrain.config.train_config import TrainConfig
     from mltrain.features.spec import FeatureSet, FeatureSpec
     from mltrain.guards.evidence import GuardResult
@@ -43,13 +47,36 @@ _THOROUGH_FACTOR: Final = 10
 _RANDOM_FEATURE_BARS: Final = 120
 # Symbols that a warning names.
 _MAX_NAMED: Final = 10
+# Share of a symbol's candles without a value of an input above which there is a warning.
+_WARN_MISSING_VALUES: Final = 0.01
 
 
-def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
+def read_inputs(snapshot: Snapshot, feature_set: FeatureSet) -> dict[str, InputTable]:
+    """Return the values of the inputs that features read, by the input's name.
+
+    Raises:
+        InputError: The snapshot lacks an input, has it of other columns, or is damaged.
+    """
+    return {spec.name: snapshot.input_table(spec) for spec in feature_set.inputs}
+
+
+def read_candles(
+    snapshot: Snapshot, progress: Progress, feature_set: FeatureSet | None = None
+) -> dict[str, pl.DataFrame]:
     """Return the candles of a snapshot by symbol; each file is compared with its hash in the manifest.
 
     A volume column that contradicts the prices in most candles of a symbol becomes null, with a warning.
+
+    Args:
+        snapshot: The snapshot.
+        progress: Receives the progress by symbol, and warnings.
+        feature_set: The features, whose inputs are joined to the candles as columns; None: candles alone.
+
+    Raises:
+        InputError: The snapshot is damaged, or lacks an input that the features read.
     """
+    # First, because a missing input should not take the time of reading all candles to be found.
+    inputs = {} if feature_set is None else read_inputs(snapshot, feature_set)
     progress.stage("read candles", total=len(snapshot.symbols))
     recorded = {entry.symbol: entry.volumes for entry in snapshot.facts}
     candles = {}
@@ -60,7 +87,35 @@ def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFra
             if false_volume.emptied:
                 progress.warn(f"{symbol}: {false_volume}")
         progress.advance(note=symbol)
-    return candles
+    if feature_set is None or not feature_set.inputs:
+        return candles
+    joined = join_inputs(feature_set, candles, inputs)
+    for warning in _list_missing_values(feature_set, joined):
+        progress.warn(warning)
+    return joined
+
+
+def _list_missing_values(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]) -> Iterator[str]:
+    """Yield a warning for each input that has no value at many candles of symbols whose features read it.
+
+    Raises:
+        InputError: An input has no value at any candle, so that there would be no row.
+    """
+    for declared in feature_set.inputs:
+        name = declared.name
+        readers = [spec for spec in feature_set.features if name in inputs_read(spec, leader=False)]
+        led = {spec.leader for spec in feature_set.features if name in inputs_read(spec, leader=True)}
+        symbols = [symbol for symbol in candles if readers or symbol in led]
+        missing = {symbol: candles[symbol][name].null_count() / max(1, candles[symbol].height) for symbol in symbols}
+        why = f"none was known at their close, or only one older than {format_duration(declared.max_age_ms)}"
+        if symbols and min(missing.values()) >= 1:
+            raise InputError(
+                f"the input {name} has no value at any candle of {join_first(symbols, _MAX_NAMED)}: {why}",
+                hint="compare its known_at times and max_age with the times of the candles",
+            )
+        listed = [f"{symbol} ({share:.0%})" for symbol, share in missing.items() if share > _WARN_MISSING_VALUES]
+        if listed:
+            yield f"candles without a value of the input {name}: {join_first(listed, _MAX_NAMED)}; {why}"
 
 
 def split_samples(samples: Samples, feature_set: FeatureSet, config: TrainConfig) -> Split:
@@ -190,7 +245,7 @@ def prepare(snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, pr
         InputError: The snapshot is damaged, too short, or lacks a column or a leader that a feature reads.
         LeakageError: A guard failed.
     """
-    candles = keep_newest(read_candles(snapshot, progress), config.max_rows)
+    candles = keep_newest(read_candles(snapshot, progress, feature_set), config.max_rows)
     guards = [audit_candles(feature_set, candles, config, progress)]
     check_guards(guards)
     progress.stage("features and labels")
@@ -215,7 +270,7 @@ def audit_snapshot(
     """
     if thorough:
         config = replace(config, guards=replace(config.guards, points=_THOROUGH_FACTOR * config.guards.points))
-    candles = read_candles(snapshot, progress)
+    candles = read_candles(snapshot, progress, feature_set)
     results = [audit_candles(feature_set, candles, config, progress)]
     samples, split = cut_samples(build_samples(feature_set, candles)[0], feature_set, config, progress)
     results += audit_samples(feature_set, samples, split, config, progress)

@@ -117,7 +117,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     card = read_version_card(version)
     feature_set, config = open_model(version).feature_set, read_training_config(version, card)
     snapshot = open_snapshot(data_dir, card.snapshot_id)
-    candles = read_candles(snapshot, progress)
+    candles = read_candles(snapshot, progress, feature_set)
     progress.stage("features and labels")
     samples, _ = build_samples(feature_set, keep_newest(candles, config.max_rows))
     samples, split = cut_samples(samples, feature_set, config, progress)
