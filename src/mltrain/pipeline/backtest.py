@@ -43,6 +43,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.holdout_looks import BACKTEST
 from mltrain.pipeline.evaluate import find_own_holdout, read_model_candles
+from mltrain.pipeline.prepare import read_inputs
 from mltrain.pipeline.walk_forward import score_walk_forward
 from mltrain.pipeline.write_version import to_parquet
 from mltrain.report.version_data import OOF_FILE
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from mltrain.backtesting.policies import Policy
     from mltrain.backtesting.result import GridRow, WalkForwardStep
     from mltrain.backtesting.stored import StoredBacktest
+    from mltrain.candles.input_tables import InputTable
     from mltrain.gates.holdout_looks import Look
     from mltrain.pipeline.walk_forward import WalkForward
     from mltrain.progress import Progress
@@ -221,7 +223,7 @@ def run_backtest(
                 hint="use --policy threshold or hysteresis",
             )
     step_ms, learned_until_ms = interval_ms(model.interval), card.last_label_end_ms()
-    candles = read_model_candles(model, snapshot, progress)
+    candles, inputs = read_model_candles(model, snapshot, progress), read_inputs(snapshot, model.feature_set)
     window = _find_window(model, candles, options, learned_until_ms=learned_until_ms, snapshot=snapshot)
     needs_moves = any(policy.name in NEED_MOVES for policy in options.policies)
     oof = _read_oof(version) if needs_moves or options.tune else None
@@ -243,10 +245,10 @@ def run_backtest(
     progress.stage("score")
     steps: tuple[WalkForwardStep, ...] = ()
     if options.walk_forward is None:
-        scores = _score(model, candles, window)
+        scores = _score(model, candles, inputs, window)
     else:
         scores, steps = score_walk_forward(
-            version, model, options.walk_forward, candles=candles, window=window, progress=progress
+            version, model, options.walk_forward, candles=candles, inputs=inputs, window=window, progress=progress
         )
     bars = _align(model, candles, scores, window)
     progress.stage("simulate")
@@ -363,7 +365,9 @@ def _find_window(
     return TimeRange(min(found), max(found) + step_ms)
 
 
-def _score(model: Model, candles: Mapping[str, pl.DataFrame], window: TimeRange) -> pl.DataFrame:
+def _score(
+    model: Model, candles: Mapping[str, pl.DataFrame], inputs: Mapping[str, InputTable], window: TimeRange
+) -> pl.DataFrame:
     """Score every candle of a window, as `Model.predict_candles` does, with the candles before it as lookback."""
     lookback_ms = window.start_ms - (model.lookback_bars - 1) * interval_ms(model.interval)
     needed = {
@@ -372,7 +376,8 @@ def _score(model: Model, candles: Mapping[str, pl.DataFrame], window: TimeRange)
         )
         for symbol, frame in candles.items()
     }
-    return model.predict_candles(needed, rows="all").filter(pl.col("ts") >= time_literal(window.start_ms))
+    scores = model.predict_candles(needed, inputs=inputs, rows="all")
+    return scores.filter(pl.col("ts") >= time_literal(window.start_ms))
 
 
 def _align(model: Model, candles: Mapping[str, pl.DataFrame], scores: pl.DataFrame, window: TimeRange) -> Bars:

@@ -31,6 +31,7 @@ from mltrain.training.workers import map_in_processes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mltrain.candles.input_tables import InputTable
     from mltrain.config.train_config import TrainConfig
     from mltrain.features.spec import FeatureSet
     from mltrain.progress import Progress
@@ -93,6 +94,7 @@ def score_walk_forward(
     plan: WalkForward,
     *,
     candles: Mapping[str, pl.DataFrame],
+    inputs: Mapping[str, InputTable],
     window: TimeRange,
     progress: Progress,
 ) -> tuple[pl.DataFrame, tuple[WalkForwardStep, ...]]:
@@ -102,7 +104,8 @@ def score_walk_forward(
         version: The version whose configuration and hyperparameters are used.
         model: Its model.
         plan: How often to fit, and on what.
-        candles: By symbol, leaders included; those before the window are learned from.
+        candles: By symbol, leaders included, joined with the inputs; those before the window are learned from.
+        inputs: The values of the inputs that the features read.
         window: Open times to score.
         progress: Receives the steps.
 
@@ -161,8 +164,8 @@ def score_walk_forward(
             )
             for symbol, frame in until_end.items()
         }
-        rows_of_step = served.predict_candles(needed, rows="all").filter(pl.col("ts") >= time_literal(cut_ms))
-        scores.append(rows_of_step)
+        rows_of_step = served.predict_candles(needed, inputs=inputs, rows="all")
+        scores.append(rows_of_step.filter(pl.col("ts") >= time_literal(cut_ms)))
         steps.append(WalkForwardStep(cut_ms, end_ms, fit.samples.y.size, sha256_bytes(bundle.to_bytes())))
         progress.advance(note=format_ms(cut_ms))
     return pl.concat(scores), tuple(steps)
