@@ -324,6 +324,7 @@ OPTIONS = {
         "interaction_constraints": [["return_1", "rsi_7", "quarter"]],
     },
     "search.space.max_depth": {"low": 3, "high": 5, "scale": "linear", "default": 5},
+    "recency_half_life_days": 4,
 }
 
 
@@ -417,7 +418,10 @@ def test_the_card_records_the_options_of_the_boosters(trained, bound):
         "Its trees were grown by dart. By constraint, the probability never falls while rsi_7 rises, and never rises"
         in (with_options["notes"])
     )
+    assert "a row counted half as much for every 4 days before the newest one" in with_options["notes"]
+    assert with_options["lineage"]["config"]["recency_half_life_days"] == 4
     assert "constraint" not in without["notes"]
+    assert "counted half" not in without["notes"]
     assert find_same_version(workshop.request(report.training.data.snapshot, **OPTIONS), workshop.store) is not None
     assert find_same_version(workshop.request(report.training.data.snapshot), workshop.store) is None
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import pickle
 from dataclasses import replace
 
 import lightgbm
@@ -11,11 +13,12 @@ from hypothesis import strategies as st
 from mltrain.config.loading import load_config
 from mltrain.config.train_config import study_sha256
 from mltrain.progress import Silent
-from mltrain.training.booster import bin_rows, cut_block, fit_final
-from mltrain.training.metrics import row_log_loss
-from mltrain.training.sample_weights import compute_row_weights, compute_up_weight, undo_up_weight, uniqueness
+from mltrain.training.booster import bin_rows, booster_params, cut_block, fit_final
+from mltrain.training.metrics import auc, row_log_loss
+from mltrain.training.sample_weights import compute_row_weights, compute_up_weight, recency, undo_up_weight, uniqueness
 from mltrain.training.search import ExecutionOptions, search
 from mltrain.training.split import plan_split
+from mltrain.training.trial import FoldData, FoldRunner
 
 TUNED = {"learning_rate": 0.1, "num_leaves": 7, "min_data_in_leaf": 50, "feature_fraction": 1.0,
          "bagging_fraction": 1.0, "lambda_l1": 0.0, "lambda_l2": 0.0}  # fmt: skip
@@ -74,6 +77,77 @@ def test_a_fold_keeps_the_weights_of_its_rows(rare):
         for block in (fold.train, fold.valid):
             weights = cut_block(inner, split, block).get_field("weight")
             assert np.array_equal(weights, np.where(samples.y[block.span] == 1, 3, 1))
+
+
+@given(st.lists(st.integers(0, 2**42), min_size=1, max_size=9), st.floats(0.01, 10_000))
+def test_recency_halves_with_every_half_life(times, half_life):
+    """Each row has the weight of the definition, the newest has 1, and a shift in time changes none."""
+    weights = recency(np.array(times), half_life_days=half_life)
+
+    newest = max(times)
+    assert weights.tolist() == pytest.approx([math.exp2(-(newest - t) / 86_400_000 / half_life) for t in times])
+    assert weights.max() == 1
+    assert np.array_equal(weights, recency(np.array(times) + 77, half_life_days=half_life))
+
+
+def by_recency(half_life, **options):
+    return load_config(None, overrides={"recency_half_life_days": half_life, **options})
+
+
+def test_recency_is_one_factor_of_a_row_weight(rare):
+    """It multiplies class weight and uniqueness; 0 is the same as no such key."""
+    samples, split = rare
+    rows, age = split.inner.span, recency(samples.ts_ms[split.inner.span], half_life_days=0.5)
+
+    def weigh(config, up_weight=1.0):
+        return compute_row_weights(samples, rows, config, up_weight=up_weight)
+
+    assert weigh(by_recency(0)) is None
+    assert np.array_equal(weigh(by_recency(0.5)), age.astype(np.float32))
+    both = weigh(by_recency(0.5, uniqueness=True), up_weight=3.0)
+    alone = weigh(by_recency(0, uniqueness=True), up_weight=3.0)
+    assert both == pytest.approx(alone * age, rel=1e-6)
+    assert (age[-1], age[0] < 0.1) == (1, True)
+
+
+def test_each_fit_counts_age_from_its_own_newest_row(rare):
+    """Folds and final fit equal plain fits whose newest training row weighs 1, in any process."""
+    samples, split = rare
+    config = by_recency(0.3)
+    params = booster_params(config, TUNED, names=samples.names)
+    edges = lightgbm.Dataset(samples.x[split.folds[0].train.span], params=dict(params))
+
+    def plain(block):
+        weight = recency(samples.ts_ms[block.span], half_life_days=0.3)
+        rows = lightgbm.Dataset(samples.x[block.span], samples.y[block.span], weight=weight, reference=edges)
+        return lightgbm.train(params, rows, num_boost_round=5)
+
+    fold_data = FoldData.of(samples, split, config)
+    runner = FoldRunner(pickle.loads(pickle.dumps(fold_data)), bin_rows(samples, split, config, rows=split.inner.span))
+    scores, _ = runner.score(TUNED, 5)
+    for fold, found in zip(split.folds, scores, strict=True):
+        assert found == pytest.approx(plain(fold.train).predict(samples.x[fold.valid.span]), abs=1e-12)
+
+    text = fit_final(samples, split, config, tuned=TUNED, rounds=5)
+    x = samples.x[split.holdout.span]
+    final = lightgbm.Booster(model_str=text).predict(x)
+    assert final == pytest.approx(plain(split.inner).predict(x), abs=1e-12)
+    assert np.abs(final - lightgbm.Booster(model_str=fit_final(
+        samples, split, by_recency(0), tuned=TUNED, rounds=5)).predict(x)).max() > 0.01  # fmt: skip
+
+
+def test_recency_follows_a_market_that_has_turned(rare):
+    """If the first feature's effect turned round in the middle of the inner part, newer rows predict the holdout."""
+    samples, split = rare
+    x, turn = samples.x.copy(), split.inner.stop_row // 2
+    x[:turn, 0] *= -1
+    turned = replace(samples, x=x)
+
+    def score_holdout(half_life):
+        text = fit_final(turned, split, by_recency(half_life), tuned=TUNED, rounds=20)
+        return auc(lightgbm.Booster(model_str=text).predict(x[split.holdout.span]), samples.y[split.holdout.span])
+
+    assert score_holdout(0.2) > score_holdout(0) + 0.1
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6), st.integers(0, 1)), min_size=1, max_size=30))

@@ -17,7 +17,7 @@ from mltrain.times import format_ms, format_seconds
 from mltrain.training.booster import feature_gains
 from mltrain.training.economics import describe_break_even
 from mltrain.training.metrics import row_log_loss
-from mltrain.training.sample_weights import compute_up_weight
+from mltrain.training.sample_weights import compute_up_weight, recency
 from mltrain.training.samples import matrix_sha256
 from mltrain.training.split import find_absent_symbols
 
@@ -175,6 +175,13 @@ def _describe_training(training: Training) -> str:
         )
     if training.config.uniqueness:
         lines.append("Rows whose labels overlap in time counted less in fits.")
+    if half_life_days := training.config.recency_half_life_days:
+        inner = training.data.split.inner
+        weight = float(recency(training.data.samples.ts_ms[inner.span], half_life_days=half_life_days).sum())
+        lines.append(
+            f"In fits, a row counted half as much for every {half_life_days:g} days before the newest one: the "
+            f"{inner.rows:,} rows before the holdout counted like {weight:,.0f} of the newest."
+        )
     booster = training.config.booster
     if booster.boosting != "gbdt":
         lines.append(f"Its trees were grown by {booster.boosting}.")

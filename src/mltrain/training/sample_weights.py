@@ -1,7 +1,8 @@
 """Row weights of a fit, and the correction of its probabilities for the class weight.
 
 Weights affect fits only: every loss, metric and gate uses unweighted rows, and probabilities from which the class
-weight has been removed.
+weight has been removed. A row's weight is the product of its class weight, its uniqueness (of mean 1 in the fit) and
+its recency (1 for the newest row of the fit).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,16 +45,32 @@ def compute_row_weights(
     Args:
         samples: All rows.
         rows: The n rows of the fit; overlaps with other rows are ignored.
-        config: With `uniqueness`, rows whose labels overlap in time weigh less.
+        config: With `uniqueness`, rows whose labels overlap weigh less; old ones do with `recency_half_life_days`.
         up_weight: Weight of a row that went up, see `compute_up_weight`.
     """
-    if up_weight == 1 and not config.uniqueness:
+    if up_weight == 1 and not config.uniqueness and not config.recency_half_life_days:
         return None
     weights = np.where(samples.y[rows] == 1, up_weight, 1.0)
     if config.uniqueness:
         unique_share = uniqueness(samples.ts_ms[rows], samples.label_end_ms[rows], samples.symbol_ix[rows])
         weights *= unique_share / unique_share.mean()
+    if config.recency_half_life_days:
+        weights *= recency(samples.ts_ms[rows], half_life_days=config.recency_half_life_days)
     return weights.astype(np.float32)
+
+
+def recency(ts_ms: NDArray[np.int64], *, half_life_days: float) -> NDArray[np.float64]:
+    """Return weights that halve with every half-life before the newest row, in [0, 1], shape (n,).
+
+    >>> recency(np.array([0, 1, 2]) * DAY_MS, half_life_days=1).tolist()
+    [0.25, 0.5, 1.0]
+
+    Args:
+        ts_ms: Open time of each row, UTC ms, shape (n,), n >= 1.
+        half_life_days: Days, above 0.
+    """
+    weights: NDArray[np.float64] = 0.5 ** ((ts_ms.max() - ts_ms) / (half_life_days * DAY_MS))
+    return weights
 
 
 def uniqueness(

@@ -18,7 +18,7 @@ import numpy as np
 
 from mltrain.training.booster import GrowingBooster, booster_params, cut_block
 from mltrain.training.metrics import row_log_loss
-from mltrain.training.sample_weights import compute_up_weight, undo_up_weight
+from mltrain.training.sample_weights import compute_row_weights, compute_up_weight, undo_up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +89,8 @@ class FoldData:
         labels: Labels of each fold's validation rows, 0 or 1, in row order.
         up_weight: Weight of a row that went up in a fit; its effect is removed from every score.
         names: The features in the order of the columns.
+        train_weights: With weights by recency, those of each fold's training rows, in row order, because the newest row
+            of each fit counts 1; empty without: then the binned rows have the weights.
     """
 
     config: TrainConfig
@@ -96,12 +98,18 @@ class FoldData:
     labels: tuple[NDArray[np.uint8], ...]
     up_weight: float
     names: tuple[str, ...]
+    train_weights: tuple[NDArray[np.float32] | None, ...]
 
     @classmethod
     def of(cls, samples: Samples, split: Split, config: TrainConfig) -> FoldData:
         """Return the input of trials on these folds; the labels are copied out of the samples."""
         labels = tuple(samples.y[fold.valid.span].copy() for fold in split.folds)
-        return cls(config, split, labels, compute_up_weight(samples, split, config), samples.names)
+        up_weight = compute_up_weight(samples, split, config)
+        folds = split.folds if config.recency_half_life_days else ()
+        train_weights = tuple(
+            compute_row_weights(samples, fold.train.span, config, up_weight=up_weight) for fold in folds
+        )
+        return cls(config, split, labels, up_weight, samples.names, train_weights)
 
 
 class FoldRunner:
@@ -119,6 +127,8 @@ class FoldRunner:
             (cut_block(binned_inner, split, fold.train), cut_block(binned_inner, split, fold.valid), labels)
             for fold, labels in zip(split.folds, fold_data.labels, strict=True)
         ]
+        for (train, _, _), weights in zip(self._folds, fold_data.train_weights, strict=False):
+            train.set_weight(weights)
 
     def run(
         self, proposal: Proposal, thresholds: PruningThresholds, *, should_continue: Callable[[], bool] = lambda: True
