@@ -95,22 +95,22 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "The metrics of a version on later candles; exit code 4 if its skill is below --min-skill.",
     ),
     "features-audit/1": Document(
-        "mltrain.cli.feature_documents:FeaturesAuditDocument",
+        "mltrain.api.features:FeaturesAudit",
         ("features audit",),
         "The checks of the leakage guards. (The file of --report also has `registry_sha256` and `ops`.)",
     ),
     "features-check/1": Document(
-        "mltrain.cli.feature_documents:FeaturesCheckDocument",
+        "mltrain.api.features:FeaturesCheck",
         ("features check",),
         "Whether a frame matches the registry; exit code 0 or 3.",
     ),
     "features-info/1": Document(
-        "mltrain.cli.feature_documents:FeaturesInfoDocument",
+        "mltrain.api.features:FeaturesInfo",
         ("features info",),
         "The registry; with --snapshot also the distribution of its values.",
     ),
     "features-show/1": Document(
-        "mltrain.cli.feature_documents:FeaturesShowDocument",
+        "mltrain.api.features:FeatureValue",
         ("features show",),
         "One feature around a time, and the candles that it was computed from.",
     ),

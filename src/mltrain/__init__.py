@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from mltrain.api.config import config_init as config_init
     from mltrain.api.config import config_show as config_show
     from mltrain.api.evaluate import evaluate as evaluate
+    from mltrain.api.features import feature_table as feature_table
+    from mltrain.api.features import features_audit as features_audit
+    from mltrain.api.features import features_check as features_check
+    from mltrain.api.features import features_info as features_info
+    from mltrain.api.features import features_show as features_show
     from mltrain.api.html_pages import card_diff as card_diff
     from mltrain.api.html_pages import card_diff_page as card_diff_page
     from mltrain.api.html_pages import card_report as card_report
@@ -152,6 +157,11 @@ HOME: Final = {
     "config_show": "mltrain.api.config",
     "demo": "mltrain.api.train",
     "evaluate": "mltrain.api.evaluate",
+    "feature_table": "mltrain.api.features",
+    "features_audit": "mltrain.api.features",
+    "features_check": "mltrain.api.features",
+    "features_info": "mltrain.api.features",
+    "features_show": "mltrain.api.features",
     "fetch_candles": "mltrain.api.snapshots",
     "list_backtests": "mltrain.api.backtest",
     "list_models": "mltrain.api.models",
@@ -239,6 +249,11 @@ __all__ = [
     "config_show",
     "demo",
     "evaluate",
+    "feature_table",
+    "features_audit",
+    "features_check",
+    "features_info",
+    "features_show",
     "fetch_candles",
     "list_backtests",
     "list_models",

@@ -19,6 +19,7 @@ import pytest
 import typer
 from rich.console import Console
 
+from mltrain.api.features import FeaturesAudit
 from mltrain.api.predict import PredictResult, _as_predictions
 from mltrain.api.verify import VerifyResult
 from mltrain.backtesting.stored import publish_backtest
@@ -38,7 +39,6 @@ from mltrain.cli import (
 )
 from mltrain.cli.app import load_commands
 from mltrain.cli.command import Session
-from mltrain.cli.feature_documents import FeaturesAuditDocument
 from mltrain.cli.progress import CommandProgress
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal
@@ -203,7 +203,7 @@ SCENES = {
     "features show": lambda s: features.features_show.outcome(
         s.session, "rsi_7", "2025-10-14T12:00:00Z", symbol="ETHUSDT", ref=ONE
     ).view(),
-    "features audit": lambda _: features._view_audit(FeaturesAuditDocument("latest", False, read("audit"))),
+    "features audit": lambda _: features._view_audit(FeaturesAudit("latest", False, read("audit"))),
     "train": lambda _: train._view_training(read("train-go"), read_card("train-go")),
     "train (no-go)": lambda _: train._view_training(read("train-no-go"), read_card("train-no-go")),
     "train (held)": lambda _: train._view_training(read("train-held"), read_card("train-held")),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.cli.render import format_document, number_text, time_text
-from mltrain.documents.results import Result
+from mltrain.cli.render import number_text, time_text
+from mltrain.documents.results import Result, format_document
 
 
 @dataclass(frozen=True)

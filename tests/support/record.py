@@ -103,9 +103,9 @@ def main():
     """Train, measure and record."""
     import polars as pl
 
+    from mltrain.api.features import FeaturesAudit
     from mltrain.api.train import describe_training
     from mltrain.cli import bench, evaluate, features, predict, train
-    from mltrain.cli.feature_documents import FeaturesAuditDocument
     from mltrain.config.loading import load_config
     from mltrain.features.profile import profile_features
     from mltrain.features.registry import load_registry
@@ -151,7 +151,7 @@ def main():
     best = store.open_version("best")
     record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate.view_evaluation)
     guards = audit_snapshot(snapshot, registry, config, progress=silent)
-    record("audit", guards, lambda results: features._view_audit(FeaturesAuditDocument(snapshot.id, False, results)))
+    record("audit", guards, lambda results: features._view_audit(FeaturesAudit(snapshot.id, False, results)))
     profiles = profile_features(registry, read_candles(snapshot, silent))[:12]
     record("profiles", profiles, features._view_profiles)
     model, _ = open_followed_model(store, "best", allow_no_go=False)

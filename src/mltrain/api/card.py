@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mltrain.api.references import VersionRef
-    from mltrain.api.workspace import PathText
+    from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.card.validation import CardCheck
     from mltrain.documents.values import Json
     from mltrain.progress import Progress
@@ -86,7 +86,7 @@ def card_validate(
     *,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> CardValidation:
     """Check cards against the schema and for plausibility; every violation is listed with its JSON pointer.
 
@@ -144,7 +144,7 @@ def card_show(
     *,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> CardOfVersion:
     """Return the card of a version.
 

@@ -12,8 +12,7 @@ from mltrain.documents.results import Result
 
 if TYPE_CHECKING:
     from mltrain.api.references import VersionRef
-    from mltrain.api.workspace import PathText
-    from mltrain.progress import Progress
+    from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.report.card_diff import CardDiff, Compared
 
 PageT = TypeVar("PageT", bound="Page")
@@ -85,7 +84,7 @@ def card_report(
     output: PathText | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> ReportPage:
     """Return the report of a version; if it has none, or for an `output`, make it from the stored files.
 

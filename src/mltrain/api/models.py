@@ -13,7 +13,7 @@ from mltrain.errors import InputError, MltrainError, UsageError
 
 if TYPE_CHECKING:
     from mltrain.api.references import VersionRef
-    from mltrain.api.workspace import PathText
+    from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.progress import Progress
     from mltrain.store.history import History
     from mltrain.store.listing import ModelRow
@@ -52,7 +52,7 @@ class RepairResult(Result):
     steps: tuple[RepairStep, ...]
 
 
-def list_models(*, data_dir: PathText = DATA_DIR, progress: Progress | None = None) -> ModelList:
+def list_models(*, data_dir: PathText = DATA_DIR, progress: ProgressLike | None = None) -> ModelList:
     """List the versions of every slot: verdict, metrics, which one is live.
 
     Args:
@@ -194,7 +194,7 @@ def promote(
     by: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     now_ms: int | None = None,
 ) -> Move:
     """Make a GO version the live one of its slot, in one atomic step.
@@ -248,7 +248,7 @@ def rollback(
     by: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     now_ms: int | None = None,
 ) -> Move:
     """Make an earlier version live again in its slot, in one atomic step.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 from mltrain.cli.console import log_line, logs_json, open_console, print_labelled
-from mltrain.documents.results import Result
+from mltrain.documents.results import Result, format_document
 from mltrain.errors import MachineError
 from mltrain.times import format_minutes
 
@@ -72,15 +71,6 @@ class FailureDocument(Result):
     SCHEMA: ClassVar[str] = "error/1"
 
     error: Failure
-
-
-def format_document(data: Result) -> str:
-    """Return a result as JSON text.
-
-    Raises:
-        ValueError: A number is NaN or infinite, which JSON cannot hold.
-    """
-    return json.dumps(data.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def show_outcome(outcome: Outcome, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ a field for callers from Python out of the document.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -35,6 +36,15 @@ class Result:
     def to_json(self) -> dict[str, Json]:
         """Return the document that the command prints with `--json`, as JSON values."""
         return {"schema": f"mltrain/{self.SCHEMA}", **to_plain(self)}
+
+
+def format_document(result: Result) -> str:
+    """Return a result as JSON text.
+
+    Raises:
+        ValueError: A number is NaN or infinite, which JSON cannot hold.
+    """
+    return json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import times_ms
+from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.errors import InputError
 from mltrain.features.computation import check_inputs, compute_features
 from mltrain.times import format_ms, interval_ms
@@ -183,6 +183,30 @@ def build_samples_and_ties(
     check_finite(samples)
     # A training does not need these, so one that is not finite is no reason to refuse the candles.
     return samples, keep_finite(ties), qualities
+
+
+def tabulate_rows(
+    feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], *, symbols: Collection[str]
+) -> pl.DataFrame:
+    """Return a row for each candle of some symbols, with or without features and label, by time, then symbol.
+
+    The columns are `ts`, `symbol`, the features, `label` (the `y` of `make_labels`) and `label_end` (UTC, null where
+    the label is). Those without a null are the rows of `build_samples`.
+
+    Raises:
+        InputError: The candles lack what a feature reads, or a feature has the name of another column.
+    """
+    if taken := sorted({"label", "label_end"}.intersection(feature_set.names)):
+        raise InputError(f"the registry has a feature {taken[0]}: that is the column of the label", hint="rename it")
+    check_inputs(feature_set, candles)
+    parts = []
+    for symbol in sorted(symbols):
+        labels = make_labels(candles[symbol], feature_set.label, interval_ms(feature_set.interval))
+        label_end = pl.when(pl.col("y").is_not_null()).then(pl.col("label_end")).cast(TS_DTYPE)
+        features = compute_features(feature_set, symbol, candles)
+        part = features.hstack(labels.select(pl.col("y").alias("label"), label_end.alias("label_end")))
+        parts.append(part.insert_column(1, pl.lit(symbol).alias("symbol")))
+    return pl.concat(parts).sort("ts", maintain_order=True)
 
 
 def _find_dropped_ties(labels: pl.DataFrame) -> NDArray[np.bool_]:
