@@ -13,7 +13,8 @@ from mltrain.backtesting.policies import Policy
 from mltrain.backtesting.stored import list_backtests, open_backtest, prune_backtests
 from mltrain.errors import InputError, UsageError
 from mltrain.pipeline import backtest as pipeline
-from mltrain.pipeline.backtest import BacktestOptions, backtest, measure_moves, run_backtest
+from mltrain.pipeline.backtest import BacktestOptions, backtest, run_backtest
+from mltrain.pipeline.training_scores import measure_moves
 from mltrain.pipeline.walk_forward import WalkForward
 from mltrain.progress import Silent
 from mltrain.serving.model import open_model

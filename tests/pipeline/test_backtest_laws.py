@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +10,13 @@ import pytest
 
 from mltrain.backtesting.costs import Costs
 from mltrain.backtesting.policies import NEED_MOVES, POLICIES, Policy
+from mltrain.backtesting.result_tables import build_tables
 from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.features.registry import parse_registry
-from mltrain.pipeline.backtest import BacktestOptions, _build_tables, measure_moves, run_backtest
+from mltrain.pipeline.backtest import BacktestOptions, run_backtest
 from mltrain.pipeline.evaluate import read_model_candles
+from mltrain.pipeline.training_scores import measure_moves
 from mltrain.progress import Silent
 from mltrain.serving.model import open_model
 from mltrain.store.publishing import publish_version
@@ -205,7 +206,7 @@ def ran(made):
     """Return a backtest of a perpetual with costs, and its tables."""
     costs = Costs(market="perp", taker_bps=5, participation=0.01)
     found = run(made, BacktestOptions(policy=Policy("sign", side="both"), costs=costs, funding="2"))
-    return found, {name: pl.read_parquet(io.BytesIO(data)) for name, data in _build_tables(found).items()}
+    return found, build_tables(found.result, found.bars, found.simulation, found.weights)
 
 
 class TestTables:

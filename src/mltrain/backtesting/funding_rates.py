@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
+from mltrain.candles.frame import times_ms
+from mltrain.candles.tables import MAX_FILE_BYTES, read_cells
 from mltrain.candles.time_text import read_time_texts
 from mltrain.errors import InputError
 from mltrain.names import show
-from mltrain.times import HOUR_MS, MINUTE_MS, format_ms
+from mltrain.storage.hashing import sha256_bytes
+from mltrain.storage.reading import read_file
+from mltrain.times import HOUR_MS, MINUTE_MS, TimeRange, format_ms
 from mltrain.training.label import BPS
 
 if TYPE_CHECKING:
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.times import TimeRange
+    from mltrain.snapshots.snapshot import Snapshot
 
 _PERIOD_MS: Final = 8 * HOUR_MS
 # The longest time between two fundings of an exchange, and how late one may be stamped.
@@ -112,3 +117,51 @@ def check_complete(funding: Mapping[str, NDArray[np.float64]], windows: Mapping[
                 "not zero",
                 hint="pass a complete file, or a constant in bps per 8 hours, with --funding",
             )
+
+
+def read_funding(
+    snapshot: Snapshot,
+    symbols: tuple[str, ...],
+    candles: Mapping[str, pl.DataFrame],
+    window: TimeRange,
+    text: str | None,
+    *,
+    step_ms: int,
+) -> tuple[dict[str, NDArray[np.float64]], str]:
+    """Return the funding that a position in each symbol pays, and where it comes from.
+
+    Args:
+        snapshot: Its funding is taken if `text` is None.
+        symbols: The symbols.
+        candles: Their candles, `step_ms` apart: funding must be complete while a symbol has any.
+        window: The open times that are traded.
+        text: A number of bps per 8 hours, or the path of a file.
+        step_ms: The interval of the candles, in ms.
+
+    Returns:
+        By symbol time (ms UTC) and rate, shape (m, 2); and the source, with the hash of a file.
+
+    Raises:
+        InputError: Rates are missing, or the file is not a table of rates.
+        MachineError: The file cannot be read.
+    """
+    if text is not None and (rate := read_constant(text)) is not None:
+        return constant_funding(rate, symbols, window), f"{rate * BPS:g} bps per 8 hours"
+    if text is None:
+        funding = {
+            symbol: snapshot.funding(symbol).select(pl.col("ts").dt.timestamp("ms"), "rate").cast(pl.Float64).to_numpy()
+            for symbol in symbols
+        }
+        where = name = f"snapshot {snapshot.id}"
+    else:
+        data = read_file(Path(text), max_bytes=MAX_FILE_BYTES, what="the funding rates")
+        cells = read_cells(data, name=Path(text).name, where=text)
+        funding, where = read_funding_table(cells.frame, symbols, where=text), text
+        name = f"{Path(text).name}, SHA-256 {sha256_bytes(data)}"
+    ranges = {}
+    for symbol in symbols:
+        ts_ms = times_ms(candles[symbol])
+        inside = ts_ms[(ts_ms >= window.start_ms) & (ts_ms < window.end_ms)]
+        ranges[symbol] = TimeRange(int(inside[0]), int(inside[-1]) + step_ms)
+    check_complete(funding, ranges, where=where)
+    return funding, name

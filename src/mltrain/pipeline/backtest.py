@@ -6,56 +6,40 @@ The look at the candles is logged before the first of them is scored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from mltrain._version import __version__
 from mltrain.backtesting.bars import align_bars
+from mltrain.backtesting.comparisons import find_capacity, hold_everything, measure_luck
 from mltrain.backtesting.engine import simulate
-from mltrain.backtesting.funding_rates import check_complete, constant_funding, read_constant, read_funding_table
-from mltrain.backtesting.grid import compare_policies, tune
-from mltrain.backtesting.overfitting import expected_best_sharpe, overfitting_probability
-from mltrain.backtesting.performance import (
-    DAYS_PER_YEAR,
-    annual_sharpe,
-    daily_equity,
-    daily_returns,
-    find_drawdown,
-    measure,
-    positions,
-    score_sharpe,
-    sum_by_day,
-)
-from mltrain.backtesting.policies import NEED_DIRECTION, NEED_MOVES, MoveStatistics, find_answered, target_weights
-from mltrain.backtesting.result import BacktestRequest, BacktestResult, Benchmark, JudgedRows, Luck
+from mltrain.backtesting.funding_rates import read_funding
+from mltrain.backtesting.grid import compare_policies
+from mltrain.backtesting.performance import measure
+from mltrain.backtesting.policies import NEED_DIRECTION, NEED_MOVES, find_answered, target_weights
+from mltrain.backtesting.result import BacktestRequest, BacktestResult, JudgedRows
+from mltrain.backtesting.result_tables import build_tables
 from mltrain.backtesting.stored import publish_backtest
-from mltrain.candles.frame import TS_DTYPE, time_literal, times_ms
-from mltrain.candles.parquet import ParquetFile
-from mltrain.candles.tables import MAX_FILE_BYTES, read_cells
+from mltrain.candles.frame import time_literal, times_ms
 from mltrain.card.lineage import read_lineage
 from mltrain.card.model_card import ModelCard
 from mltrain.config.loading import load_config
-from mltrain.documents.records import to_json
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.holdout_looks import BACKTEST
 from mltrain.pipeline.evaluate import find_own_holdout, read_model_candles
 from mltrain.pipeline.prepare import read_inputs
+from mltrain.pipeline.training_scores import measure_moves, read_oof, tune_policy
 from mltrain.pipeline.walk_forward import score_walk_forward
 from mltrain.pipeline.write_version import to_parquet
-from mltrain.report.version_data import OOF_FILE
 from mltrain.serving.model import open_model
-from mltrain.snapshots.snapshot import open_snapshot
-from mltrain.storage.hashing import sha256_bytes
-from mltrain.storage.reading import read_file
 from mltrain.times import TimeRange, format_ms, interval_ms
-from mltrain.training.label import BPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -67,22 +51,12 @@ if TYPE_CHECKING:
     from mltrain.backtesting.result import GridRow, WalkForwardStep
     from mltrain.backtesting.stored import StoredBacktest
     from mltrain.candles.input_tables import InputTable
-    from mltrain.gates.holdout_looks import Look
     from mltrain.pipeline.walk_forward import WalkForward
     from mltrain.progress import Progress
     from mltrain.serving.model import Model
     from mltrain.snapshots.snapshot import Snapshot
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
-
-_MAX_OOF_BYTES: Final = 1 << 30
-_MAX_OOF_ROWS: Final = 100_000_000
-# Sizes that are simulated at once, and how often the interval between two of them is searched again: the capacity is
-# then known to 2 %.
-_CAPACITY_SIZES: Final = 40
-_CAPACITY_ROUNDS: Final = 2
-_SMALLEST_EQUITY: Final = 1.0
-_LARGEST_EQUITY: Final = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +163,11 @@ def backtest(
     from mltrain.report.backtest_page import draft_backtest_report
 
     report = draft_backtest_report(ran.result, ran.bars, ran.simulation)
+    tables = build_tables(ran.result, ran.bars, ran.simulation, ran.weights)
     return publish_backtest(
         store.data_dir,
         ran.result,
-        _build_tables(ran),
+        {name: to_parquet(table) for name, table in tables.items()},
         now_ms=now_ms,
         named=lambda name: {"report.html": report(name)},
         folder=output,
@@ -226,8 +201,10 @@ def run_backtest(
     candles, inputs = read_model_candles(model, snapshot, progress), read_inputs(snapshot, model.feature_set)
     window = _find_window(model, candles, options, learned_until_ms=learned_until_ms, snapshot=snapshot)
     needs_moves = any(policy.name in NEED_MOVES for policy in options.policies)
-    oof = _read_oof(version) if needs_moves or options.tune else None
-    funding, funding_name = _read_funding(snapshot, model.symbols, candles, window, options, step_ms=step_ms)
+    oof = read_oof(version) if needs_moves or options.tune else None
+    funding, funding_name = None, None
+    if options.costs.market == "perp":
+        funding, funding_name = read_funding(snapshot, model.symbols, candles, window, options.funding, step_ms=step_ms)
     looks = store.looks()
     store.record_look(
         start_ms=window.start_ms,
@@ -241,7 +218,9 @@ def run_backtest(
     if options.tune:
         assert oof is not None  # noqa: S101 -- read above
         progress.stage("tune")
-        policy = _tune(oof, model, store, card, options, progress=progress)
+        policy = tune_policy(
+            policy, options.costs, oof, model, data_dir=store.data_dir, equity=options.equity, progress=progress
+        )
     progress.stage("score")
     steps: tuple[WalkForwardStep, ...] = ()
     if options.walk_forward is None:
@@ -315,11 +294,11 @@ def run_backtest(
         learned_until_ms=learned_until_ms,
         judged=judged,
         performance=performance,
-        benchmarks=_hold_everything(bars, options, funding),
-        luck=_measure_luck(bars, simulation, options, grid, returns, looks=looks, window=window),
+        benchmarks=hold_everything(bars, options.costs, equity=options.equity, funding=funding),
+        luck=measure_luck(bars, simulation, grid, returns, equity=options.equity, looks=looks, window=window),
         grid=tuple(sorted(grid, key=lambda row: -np.inf if row.sharpe is None else row.sharpe, reverse=True)),
         steps=steps,
-        capacity=_find_capacity(bars, targets, options, funding) if options.capacity else None,
+        capacity=find_capacity(bars, targets, options.costs, funding=funding) if options.capacity else None,
     )
     return Backtest(result, bars, simulation, targets[:, 0, :])
 
@@ -388,235 +367,3 @@ def _align(model: Model, candles: Mapping[str, pl.DataFrame], scores: pl.DataFra
         {symbol: scores.filter(pl.col("symbol") == symbol) for symbol in model.symbols},
         step_ms=interval_ms(model.interval),
     )
-
-
-def _read_oof(version: StoredVersion) -> pl.DataFrame:
-    """Return the version's out-of-fold scores; raise an InputError if it was stored without them."""
-    if version.manifest.entry(OOF_FILE) is None:
-        raise InputError(
-            f"{version.name} was trained by an earlier release, which stored no out-of-fold scores: this policy needs "
-            "them",
-            hint="train a new version, or use --policy sign, threshold or hysteresis without --tune",
-        )
-    data = version.read(OOF_FILE, max_bytes=_MAX_OOF_BYTES)
-    file = ParquetFile(data, where=str(version.folder / OOF_FILE), max_rows=_MAX_OOF_ROWS)
-    return file.read(["ts", "symbol", "p", "forward_bps", "fold"])
-
-
-def measure_moves(oof: pl.DataFrame, model: Model) -> list[MoveStatistics]:
-    """Return what a version's out-of-fold rows say about each of its symbols, in sorted order.
-
-    Args:
-        oof: Columns `ts`, `symbol`, `p` in [0, 1] and `forward_bps`, the move to the end of the label.
-        model: The model.
-    """
-    statistics = []
-    for symbol in sorted(model.symbols):
-        rows = oof.filter(pl.col("symbol") == symbol).sort("ts")
-        move = rows["forward_bps"].to_numpy() / BPS
-        side = np.sign(rows["p"].to_numpy() - 0.5)
-        changes = int((np.diff(side) != 0).sum()) + 1
-        known = move.size > 0
-        statistics.append(
-            MoveStatistics(
-                mean_move=float(np.abs(move).mean()) if known else float("nan"),
-                variance=float(np.square(move).mean()) if known else float("nan"),
-                run_bars=move.size / changes if known else float("nan"),
-                horizon_bars=model.label.horizon_bars,
-            )
-        )
-    return statistics
-
-
-def _tune(
-    oof: pl.DataFrame, model: Model, store: Store, card: ModelCard, options: BacktestOptions, *, progress: Progress
-) -> Policy:
-    """Choose enter and exit on the candles of the training, with the out-of-fold probabilities; funding is left out."""
-    trained_on = open_snapshot(store.data_dir, card.snapshot_id)
-    candles = read_model_candles(model, trained_on, progress)
-    frames, scores = {}, {}
-    for symbol in model.symbols:
-        of_symbol = oof.filter(pl.col("symbol") == symbol)
-        first, last = of_symbol["ts"].min(), of_symbol["ts"].max()
-        frames[symbol] = candles[symbol].filter(pl.col("ts").is_between(first, last))
-        scores[symbol] = (
-            frames[symbol]
-            .select("ts")
-            .join(of_symbol.select("ts", "p"), on="ts", how="left", maintain_order="left")
-            .with_columns(refused=pl.lit(None, pl.String))
-        )
-    bars = align_bars(frames, scores, step_ms=interval_ms(model.interval))
-    no_funding = {symbol: np.zeros((0, 2)) for symbol in bars.symbols}
-    return tune(bars, options.policy, options.costs, start=options.equity, funding=no_funding)
-
-
-def _read_funding(
-    snapshot: Snapshot,
-    symbols: tuple[str, ...],
-    candles: Mapping[str, pl.DataFrame],
-    window: TimeRange,
-    options: BacktestOptions,
-    *,
-    step_ms: int,
-) -> tuple[dict[str, NDArray[np.float64]] | None, str | None]:
-    """Return the funding of each symbol, shape (m, 2), and where it comes from; None and None on spot."""
-    if options.costs.market == "spot":
-        return None, None
-    text = options.funding
-    if text is not None and (rate := read_constant(text)) is not None:
-        return constant_funding(rate, symbols, window), f"{rate * BPS:g} bps per 8 hours"
-    if text is None:
-        funding = {
-            symbol: snapshot.funding(symbol).select(pl.col("ts").dt.timestamp("ms"), "rate").cast(pl.Float64).to_numpy()
-            for symbol in symbols
-        }
-        where = name = f"snapshot {snapshot.id}"
-    else:
-        data = read_file(Path(text), max_bytes=MAX_FILE_BYTES, what="the funding rates")
-        cells = read_cells(data, name=Path(text).name, where=text)
-        funding, where = read_funding_table(cells.frame, symbols, where=text), text
-        name = f"{Path(text).name}, SHA-256 {sha256_bytes(data)}"
-    ranges = {}
-    for symbol in symbols:
-        ts_ms = times_ms(candles[symbol])
-        inside = ts_ms[(ts_ms >= window.start_ms) & (ts_ms < window.end_ms)]
-        ranges[symbol] = TimeRange(int(inside[0]), int(inside[-1]) + step_ms)
-    check_complete(funding, ranges, where=where)
-    return funding, name
-
-
-def _hold_everything(
-    bars: Bars, options: BacktestOptions, funding: Mapping[str, NDArray[np.float64]] | None
-) -> tuple[Benchmark, ...]:
-    """Return what equal weights, and each symbol alone, would have earned when bought at the start and held."""
-    s = len(bars.symbols)
-    targets = np.zeros((bars.ts_ms.size, s + 1, s))
-    first = bars.exists.argmax(axis=0)
-    for ix in range(s):
-        targets[first[ix] :, 0, ix] = 1.0
-        # All of the equity, of which each symbol has an equal share.
-        targets[first[ix] :, ix + 1, ix] = s
-    simulation = simulate(bars, targets, options.costs, equity=options.equity, funding=funding)
-    _, equity = daily_equity(bars, simulation.equity)
-    sharpes = annual_sharpe(daily_returns(equity, options.equity))
-    benchmarks = []
-    for ix, name in enumerate(("equal weight", *(f"hold {symbol}" for symbol in bars.symbols))):
-        drawdown = find_drawdown(bars, simulation.equity[:, ix], start=options.equity)
-        benchmarks.append(
-            Benchmark(
-                name=name,
-                net_return=float(simulation.equity[-1, ix]) / options.equity - 1,
-                sharpe=None if np.isnan(sharpes[ix]) else float(sharpes[ix]),
-                drawdown=0.0 if drawdown is None else drawdown.share,
-            )
-        )
-    return tuple(benchmarks)
-
-
-def _measure_luck(
-    bars: Bars,
-    simulation: Simulation,
-    options: BacktestOptions,
-    grid: tuple[GridRow, ...],
-    returns: NDArray[np.float64],
-    *,
-    looks: tuple[Look, ...],
-    window: TimeRange,
-) -> Luck:
-    """Return how much of the result may be due to choosing; `returns` are those of the grid, shape (days, policies)."""
-    earlier = sum(
-        look.study.startswith(BACKTEST) and look.start_ms < window.end_ms and look.end_ms > window.start_ms
-        for look in looks
-    )
-    _, equity = daily_equity(bars, simulation.equity[:, 0])
-    benchmark = 0.0
-    if grid:
-        sharpes = [row.sharpe / np.sqrt(DAYS_PER_YEAR) for row in grid if row.sharpe is not None]
-        variance = float(np.var(sharpes)) if sharpes else 0.0
-        benchmark = expected_best_sharpe(variance, len(grid) * (earlier + 1))
-    return Luck(
-        grid=max(1, len(grid)),
-        looks=earlier + 1,
-        deflated_sharpe=score_sharpe(daily_returns(equity, options.equity), benchmark),
-        overfitting=overfitting_probability(returns) if grid else None,
-    )
-
-
-def _find_capacity(
-    bars: Bars,
-    targets: NDArray[np.float64],
-    options: BacktestOptions,
-    funding: Mapping[str, NDArray[np.float64]] | None,
-) -> float | None:
-    """Return the equity, in the quote asset, at which the mean net daily return is zero; None if it is never above.
-
-    The impact of an order grows with its size, so the return falls as the equity grows.
-    """
-    low, high = _SMALLEST_EQUITY, _LARGEST_EQUITY
-    answered = find_answered(bars)
-    many = np.repeat(targets, _CAPACITY_SIZES, axis=1)
-    for _ in range(_CAPACITY_ROUNDS):
-        sizes = np.geomspace(low, high, _CAPACITY_SIZES)
-        simulation = simulate(bars, many, options.costs, equity=sizes, answered=answered, funding=funding)
-        _, daily = daily_equity(bars, simulation.equity)
-        earns = daily_returns(daily, sizes).mean(axis=0) > 0
-        if not earns[0]:
-            return None
-        largest = int(np.flatnonzero(earns)[-1])
-        low, high = float(sizes[largest]), float(sizes[min(largest + 1, _CAPACITY_SIZES - 1)])
-    return low
-
-
-def _build_tables(ran: Backtest) -> dict[str, bytes]:
-    """Return the tables of a backtest as Parquet files, by name."""
-    bars, simulation = ran.bars, ran.simulation
-    fills, symbols = simulation.fills, np.array(bars.symbols, dtype=object)
-    bar_ms = bars.ts_ms[[fill.bar for fill in fills]] if fills else np.zeros(0, np.int64)
-    decided_ms = bars.ts_ms[[fill.decided for fill in fills]] if fills else np.zeros(0, np.int64)
-    at_close = np.array([fill.at_close for fill in fills], np.bool_)
-    fill_table = pl.DataFrame(
-        {
-            "ts": pl.Series(bar_ms + at_close * bars.step_ms).cast(TS_DTYPE),
-            "candle": pl.Series(bar_ms).cast(TS_DTYPE),
-            "decided": pl.Series(decided_ms).cast(TS_DTYPE),
-            "symbol": pl.Series([symbols[fill.symbol_ix] for fill in fills], dtype=pl.String),
-            **{
-                name: pl.Series([getattr(fill, name) for fill in fills], dtype=pl.Float64)
-                for name in ("units", "reference", "price", "fee")
-            },
-        }
-    )
-    units = positions(bars, fills)
-    equity_table = pl.DataFrame(
-        {
-            "ts": pl.Series(bars.ts_ms).cast(TS_DTYPE),
-            "equity": simulation.equity[:, 0],
-            **{f"units_{symbol}": units[:, ix] for ix, symbol in enumerate(bars.symbols)},
-            **{f"weight_{symbol}": ran.weights[:, ix] for ix, symbol in enumerate(bars.symbols)},
-        }
-    )
-    days = sum_by_day(bars, simulation, start=ran.result.request.equity)
-    daily_table = pl.DataFrame(
-        {
-            "day": pl.Series(days.day_ms).cast(TS_DTYPE),
-            "equity": days.equity,
-            "net_return": days.returns,
-            "gross": days.gross,
-            "costs": days.costs,
-            "funding": days.funding,
-            "traded": days.traded,
-        }
-    )
-    tables = {"fills.parquet": fill_table, "equity.parquet": equity_table, "daily.parquet": daily_table}
-    if ran.result.grid:
-        tables["grid.parquet"] = pl.DataFrame(
-            [
-                {
-                    **to_json(row.policy),
-                    **{name: getattr(row, name) for name in ("net_return", "sharpe", "drawdown", "turnover", "fees")},
-                }
-                for row in ran.result.grid
-            ],
-            infer_schema_length=None,
-        )
-    return {name: to_parquet(table) for name, table in tables.items()}
