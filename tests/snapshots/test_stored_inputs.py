@@ -20,6 +20,7 @@ from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import read_manifest
 from mltrain.times import DAY_MS, HOUR_MS
+from support.program import call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 INTEREST = InputSpec("interest", "interest.csv", "open_interest", "seen", 2 * HOUR_MS)
@@ -208,7 +209,45 @@ def test_files_that_cannot_be_stored_are_refused(tmp_path):
 
     with pytest.raises(InputError, match=r"has no file 'interests.csv' for the input interest") as caught:
         load_inputs([replace(INTEREST, file="interests.csv")], own)
-    assert caught.value.hint == "did you mean interest.csv?"
+    assert caught.value.hint == "did you mean interest.csv? Or name another folder: --inputs DIR"
     with pytest.raises(InputError, match=r"has no value of BTCUSDT, ETHUSDT that is known by then"):
         take(tmp_path / "data", own, specs=[INTEREST])
     assert list_snapshots(tmp_path / "data") == ()
+
+
+REGISTRY = """version: 1
+label: {kind: direction, horizon: 1, ties: drop}
+inputs:
+  - {name: interest, file: interest.csv, column: open_interest, known_at: seen, max_age: 2h}
+features:
+  - {name: x, op: input_value, params: {input: interest}}
+"""
+
+
+def test_the_command_stores_the_inputs_of_a_registry(tmp_path):
+    """By default from its folder; the views of snapshot, snapshots and diff name them."""
+    write_files(tmp_path / "own")
+    (tmp_path / "own" / "my.yml").write_text(REGISTRY)
+    words = ("snapshot", "--source", "sim", "--symbols", "BTCUSDT,ETHUSDT", "--days", 3, "--interval", "1h")
+    stored = (*words, "--features", "own/my.yml")
+
+    taken = call(*stored, cwd=tmp_path)
+    document = call(*words, "--features", "own/my.yml", "--inputs", "own", "--json", cwd=tmp_path).document
+    assert call(*words, cwd=tmp_path).code == 0
+    listed = call("snapshots", cwd=tmp_path)
+    ids = [row["id"] for row in call("snapshots", "--json", cwd=tmp_path).document["snapshots"]]
+    compared = call("snapshots", "diff", *ids, cwd=tmp_path)
+    lonely = call(*words, "--inputs", "own", cwd=tmp_path)
+    missing = call(*stored, "--inputs", ".", cwd=tmp_path)
+
+    assert (
+        "input interest: 144 values of BTCUSDT, ETHUSDT, known from 2025-10-12 13:00 to 2025-10-15 12:00" in taken.out
+    )
+    assert "1 rows without a value and 1 repeated rows of interest.csv were dropped" in taken.err
+    assert document["created"] is False
+    assert [facts["name"] for facts in document["snapshot"]["input_facts"]] == ["interest"]
+    assert "interest" in listed.out
+    assert f"input interest of BTCUSDT: only in {ids[0]}" in compared.out
+    assert (lonely.code, missing.code) == (2, 3)
+    assert "--inputs goes with --features" in lonely.err
+    assert "has no file 'interest.csv' for the input interest" in missing.err

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 from mltrain.api.references import read_snapshot
 from mltrain.api.sources import CONNECTIONS, MAX_WAIT_S, read_network_rules, read_source_spec
@@ -15,23 +16,27 @@ from mltrain.errors import UsageError
 from mltrain.times import DAY_MS, format_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import polars as pl
 
     from mltrain.api.references import SnapshotRef
     from mltrain.api.sources import Market, SimSignal, SourceOptions
     from mltrain.api.workspace import PathText, ProgressLike, Time
+    from mltrain.features.spec import FeatureSet, Registry
     from mltrain.pipeline.snapshot_pruning import PrunedSnapshots
     from mltrain.progress import Progress
     from mltrain.snapshots.rebuild import RebuiltFile
-    from mltrain.snapshots.snapshot import Snapshot, SnapshotRow, SymbolDiff
+    from mltrain.snapshots.snapshot import InputDiff, Snapshot, SnapshotRow, SymbolDiff
     from mltrain.snapshots.snapshot_record import SnapshotRequest
+    from mltrain.snapshots.stored_inputs import LoadedInput
     from mltrain.snapshots.take import SnapshotPlan
     from mltrain.sources.cache_upkeep import CacheRow, Pruned
     from mltrain.sources.source import Source, TrafficReport
     from mltrain.times import TimeRange
 
+#: A registry of features: a file, its content as a mapping, or one that was read.
+Registered: TypeAlias = "PathText | Mapping[str, Any] | Registry | FeatureSet"
 Alignment: TypeAlias = Literal["union", "common"]
 #: One symbol, several, or a text with commas; each may be spelled like BTCUSDT or BTC/USDT.
 Symbols: TypeAlias = "str | Sequence[str]"
@@ -130,6 +135,7 @@ class SnapshotDiff(Result):
         before: Id of the first snapshot.
         after: Id of the second snapshot.
         symbols: The differences of each symbol that either of them has.
+        inputs: The differences of each input, the user's own columns, that either of them stores.
     """
 
     SCHEMA: ClassVar[str] = "snapshots-diff/1"
@@ -137,6 +143,7 @@ class SnapshotDiff(Result):
     before: str
     after: str
     symbols: tuple[SymbolDiff, ...]
+    inputs: tuple[InputDiff, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +174,9 @@ def snapshot(
     timezone: str | None = None,
     sim_seed: int | None = None,
     sim_signal: SimSignal | None = None,
+    features: Registered | None = None,
+    inputs: PathText | None = None,
+    ops: str | None = None,
     base_url: str | None = None,
     archive_url: str | None = None,
     max_wait: float = MAX_WAIT_S,
@@ -194,6 +204,10 @@ def snapshot(
         timezone: For "files": zone of times that state none, such as "Europe/Berlin"; None: UTC.
         sim_seed: For "sim": seed of the simulated market; None: 0.
         sim_signal: For "sim": how predictable the market is; None: "none".
+        features: Also store the inputs, your own columns, that this registry declares: a file, its content as a
+            mapping, or a registry that was read. None: none.
+        inputs: Folder of the files of these inputs; None: the folder of the registry's file.
+        ops: The module of your own ops that the registry names. **Importing it runs its code.**
         base_url: Another REST host of the exchange; None: the public one.
         archive_url: Another archive of daily files; None: the public one.
         max_wait: Longest wait that the exchange may demand before it counts as an error, in seconds.
@@ -205,7 +219,8 @@ def snapshot(
 
     Raises:
         UsageError: An argument is wrong or belongs to another source, or the window begins before 1970.
-        InputError: The source lacks a symbol or has no candle of it in the window, or too many are missing.
+        InputError: The source lacks a symbol or has no candle of it in the window, or too many are missing; or an
+            input's file is missing or not as declared.
         SourceError: The exchange or the network failed; the finished days stay in the cache.
         LockedError: Another mltrain is downloading, or publishing a snapshot.
         MachineError: A file cannot be written; nothing has changed.
@@ -233,6 +248,8 @@ def snapshot(
         archive_url=archive_url,
         end_ms=end_ms,
     )
+    # Before any download, which may take long.
+    loaded = _load_inputs(features, inputs, ops=ops, market=spec.known_market)
     opened = open_source(spec, rules, now_ms=now_ms)
     taken = take_snapshot(
         Path(data_dir),
@@ -243,6 +260,7 @@ def snapshot(
         progress=shown,
         max_missing=max_missing,
         refresh=refresh,
+        inputs=loaded,
     )
     made = taken.snapshot
     coverage = tuple(SymbolCoverage(facts.symbol, facts.first_ms, facts.last_ms, facts.share) for facts in made.facts)
@@ -262,6 +280,9 @@ def snapshot_plan(
     timezone: str | None = None,
     sim_seed: int | None = None,
     sim_signal: SimSignal | None = None,
+    features: Registered | None = None,
+    inputs: PathText | None = None,
+    ops: str | None = None,
     data_dir: PathText = DATA_DIR,
     progress: ProgressLike | None = None,
     now_ms: int | None = None,
@@ -280,6 +301,9 @@ def snapshot_plan(
         timezone: As in `snapshot`.
         sim_seed: As in `snapshot`.
         sim_signal: As in `snapshot`.
+        features: As in `snapshot`; the files of the inputs are read and checked.
+        inputs: As in `snapshot`.
+        ops: As in `snapshot`.
         data_dir: The data folder.
         progress: Receives the progress by symbol, and warnings.
         now_ms: The time, ms UTC; None: the machine's clock.
@@ -308,6 +332,7 @@ def snapshot_plan(
     )
     if spec.uses_network:
         raise UsageError(f"--dry-run goes with --source files or sim: {spec.name} downloads into the cache")
+    _load_inputs(features, inputs, ops=ops, market=spec.known_market)
     opened = open_source(spec, now_ms=read_clock(now_ms))
     request = _read_request(opened, symbols=symbols, days=days, end_ms=end_ms, align=align, progress=shown)
     plan = plan_snapshot(opened, request, data_dir=Path(data_dir), progress=shown)
@@ -380,7 +405,7 @@ def list_snapshots(*, data_dir: PathText = DATA_DIR) -> SnapshotList:
 
 
 def snapshots_diff(before: SnapshotRef, after: SnapshotRef, *, data_dir: PathText = DATA_DIR) -> SnapshotDiff:
-    """Compare two snapshots: candles and funding rates that only one has, and those that differ.
+    """Compare two snapshots: candles, funding rates and inputs that only one has, and those that differ.
 
     Args:
         before: "latest", an id, a path, or the snapshot itself.
@@ -390,10 +415,10 @@ def snapshots_diff(before: SnapshotRef, after: SnapshotRef, *, data_dir: PathTex
     Raises:
         InputError: There is no such snapshot, a file is damaged, or they have different intervals or markets.
     """
-    from mltrain.snapshots.snapshot import compare_snapshots
+    from mltrain.snapshots.snapshot import compare_inputs, compare_snapshots
 
     first, second = read_snapshot(before, data_dir), read_snapshot(after, data_dir)
-    return SnapshotDiff(first.id, second.id, compare_snapshots(first, second))
+    return SnapshotDiff(first.id, second.id, compare_snapshots(first, second), compare_inputs(first, second))
 
 
 def snapshots_prune(*, keep: int, dry_run: bool = False, data_dir: PathText = DATA_DIR) -> PrunedSnapshots:
@@ -573,6 +598,39 @@ def _read_request(
     else:
         request = SnapshotRequest(chosen, days, source.interval, end_ms, align)
     return leave_out_absent(source, request, progress) if symbols is None else request
+
+
+def _load_inputs(
+    features: Registered | None, folder: PathText | None, *, ops: str | None, market: str | None
+) -> tuple[LoadedInput, ...]:
+    """Read the files of the inputs that a registry declares; the arguments are those of `snapshot`."""
+    from mltrain.features.registry import open_registry
+    from mltrain.features.user_ops import import_user_ops
+    from mltrain.snapshots.snapshot_record import FUNDING_FILE
+    from mltrain.snapshots.stored_inputs import load_inputs
+    from mltrain.sources.markets import USDM
+
+    if features is None:
+        if folder is not None or ops is not None:
+            option = "--inputs" if folder is not None else "--ops"
+            raise UsageError(
+                f"{option} goes with --features: the registry says which columns are inputs",
+                hint="name it, such as --features my.yml",
+            )
+        return ()
+    if ops is not None:
+        import_user_ops(ops)
+    source = Path(features) if isinstance(features, str | os.PathLike) else features
+    registry, where = open_registry(source)
+    if not registry.inputs:
+        if folder is not None:
+            raise UsageError(f"--inputs: {where} declares no inputs", hint="leave it out, or declare `inputs:`")
+        return ()
+    if folder is None:
+        if not isinstance(source, Path):
+            raise UsageError(f"{where}: its inputs have no folder", hint="name that of their files with `inputs`")
+        folder = source.parent
+    return load_inputs(registry.inputs, Path(folder), given={FUNDING_FILE} if market == USDM else set())
 
 
 def split_symbols(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,14 @@ import typer
 from mltrain.api.snapshots import DEFAULT_DAYS, DEFAULT_SYMBOLS
 from mltrain.api.sources import CONNECTIONS, DEFAULT_INTERVAL, MAX_WAIT_S, choose_source
 from mltrain.cli.address_space import CANDLES_MB
-from mltrain.cli.arguments import DryRunOption, KeepOption, OlderThanOption, SnapshotArgument
+from mltrain.cli.arguments import (
+    DryRunOption,
+    KeepOption,
+    OlderThanOption,
+    OpsOption,
+    SnapshotArgument,
+    register_ops,
+)
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.completion import complete_snapshot, complete_source, complete_symbols
 from mltrain.cli.help import add_command, data_option, new_group
@@ -144,6 +152,15 @@ def snapshot(
     timezone: TimeZone = None,
     sim_seed: SimSeed = None,
     sim_signal: Signal = None,
+    features: Annotated[
+        Path | None,
+        data_option("--features", metavar="FILE", help="Also store the inputs (your own columns) of this registry."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        data_option("--inputs", metavar="DIR", help="Folder of the inputs' files. Default: that of --features."),
+    ] = None,
+    ops: OpsOption = None,
     base_url: BaseUrl = None,
     archive_url: ArchiveUrl = None,
     max_wait: MaxWait = MAX_WAIT_S,
@@ -154,6 +171,7 @@ def snapshot(
     from mltrain.api.snapshots import snapshot, snapshot_plan, snapshot_rebuild
     from mltrain.sources.candle_folder import find_interval
 
+    register_ops(ops)
     if rebuild is not None:
         rebuilt = snapshot_rebuild(
             rebuild,
@@ -191,6 +209,9 @@ def snapshot(
             interval=interval,
             end=end,
             align=align.value,
+            features=features,
+            inputs=inputs,
+            ops=ops,
             data_dir=session.data_dir,
             progress=session.progress,
             now_ms=session.now_ms,
@@ -205,6 +226,9 @@ def snapshot(
         align=align.value,
         max_missing=_read_share(max_missing),
         refresh=refresh,
+        features=features,
+        inputs=inputs,
+        ops=ops,
         base_url=base_url,
         archive_url=archive_url,
         max_wait=max_wait,
@@ -287,6 +311,12 @@ def _view_snapshot(taken: SnapshotResult) -> View:
     if snap.funding_facts is not None:
         gaps = sum(len(facts.gaps) for facts in snap.funding_facts.symbols)
         yield f"{snap.funding_facts.rows:,} funding rates" + (f", missing in {gaps} gaps" if gaps else "")
+    for of in snap.input_facts:
+        symbols = ", ".join(of.symbols) or "all symbols"
+        yield (
+            f"input {of.name}: {of.rows:,} values of {symbols}, known from {time_text(of.first_ms)} to "
+            f"{time_text(of.last_ms)}"
+        )
     if traffic is not None:
         cached = sum(t.days_cached for t in traffic.symbols)
         weight = f"; peak weight {traffic.peak_weight:,} of {traffic.weight_limit:,} per minute"
@@ -312,7 +342,7 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
             return
         rows = [
             (s.id, "*" if s.latest else "", ", ".join(s.symbols), f"{s.rows:,}", time_text(s.first_ms),
-             time_text(s.last_ms), s.problem or "")
+             time_text(s.last_ms), ", ".join(s.inputs), s.problem or "")
             for s in listed.snapshots
         ]  # fmt: skip
         yield table(
@@ -323,7 +353,7 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
             *right("rows"),
             "first (UTC)",
             *optional("last (UTC)"),
-            *folding("problem"),
+            *folding("inputs", "problem"),
             rows=rows,
         )
 
@@ -332,7 +362,7 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
 
 @command()
 def snapshots_diff(session: Session, before: SnapshotArgument, after: SnapshotArgument) -> Outcome:
-    """Compare two snapshots: candles and funding rates that only one has, and those that differ."""
+    """Compare two snapshots: candles, funding rates and inputs that only one has, and those that differ."""
     from mltrain.api.snapshots import snapshots_diff
     from mltrain.candles.diff import describe_diff
 
@@ -347,6 +377,9 @@ def snapshots_diff(session: Session, before: SnapshotArgument, after: SnapshotAr
                 yield f"{s.symbol}: {describe_diff(s.diff)}"
             if s.funding is not None and not s.funding.is_empty:
                 yield f"{s.symbol}: {describe_diff(s.funding, noun='funding event')}"
+        for i in compared.inputs:
+            what = f"input {i.name}" + (f" of {i.symbol}" if i.symbol else "")
+            yield f"{what}: only in {i.only}" if i.diff is None else f"{what}: {describe_diff(i.diff, noun='value')}"
         examples = [(s.symbol, example) for s in compared.symbols if s.diff is not None for example in s.diff.examples]
         if examples:
             rows = [(symbol, e.ts, e.field, e.before, e.after) for symbol, e in examples]

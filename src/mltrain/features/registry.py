@@ -123,28 +123,40 @@ def _name_of(path: Path | None) -> str:
     return DEFAULT_NAME if path is None else str(path)
 
 
+def open_registry(source: Path | Mapping[str, Any] | Registry | FeatureSet | None) -> tuple[Registry, str]:
+    """Return a registry as written, and what messages call it.
+
+    Args:
+        source: A file as in `read_registry`, what it would hold as a mapping, or a registry that has been read.
+
+    Raises:
+        InputError: As in `read_registry`.
+        MachineError: The file cannot be read.
+    """
+    if isinstance(source, Path | None):
+        return read_registry(source), _name_of(source)
+    where = "features"
+    if isinstance(source, Registry):
+        return source, where
+    # A set of features states its interval, as a registry may.
+    document = source.to_json() if isinstance(source, FeatureSet) else to_plain(source)
+    return read_record(Located(document, where), Registry), where
+
+
 def take_features(
     source: Path | Mapping[str, Any] | Registry | FeatureSet | None, interval: str
 ) -> tuple[FeatureSet, tuple[str, ...]]:
     """Read a registry for candles of an interval; also return warnings about what it leaves out there.
 
     Args:
-        source: A file as in `read_registry`, what it would hold as a mapping, or a registry that has been read.
+        source: As in `open_registry`.
         interval: Interval of the candles.
 
     Raises:
         InputError: As in `load_registry`.
         MachineError: The file cannot be read.
     """
-    where = "features"
-    if isinstance(source, Path | None):
-        registry, where = read_registry(source), _name_of(source)
-    elif isinstance(source, Registry):
-        registry = source
-    else:
-        # A set of features states its interval, as a registry may.
-        document = source.to_json() if isinstance(source, FeatureSet) else to_plain(source)
-        registry = read_record(Located(document, where), Registry)
+    registry, where = open_registry(source)
     warnings = []
     if constant := registry.constant_features(interval):
         warnings.append(f"left out, because every {interval} candle has the same value: {', '.join(constant)}")

@@ -140,11 +140,12 @@ def load_inputs(specs: Iterable[InputSpec], folder: Path, *, given: Collection[s
     """
     missing = [spec for spec in specs if spec.file not in given and not (folder / spec.file).exists()]
     if missing:
+        other = "name another folder: --inputs DIR"
         there = sorted(path.name for path in folder.iterdir())[:_MAX_LISTED] if folder.is_dir() else []
         listed = ", ".join(f"{show(spec.file)} for the input {spec.name}" for spec in missing)
         raise InputError(
             f"{folder} has no file {listed}",
-            hint=did_you_mean(missing[0].file, there) or "name the folder of these files with --inputs DIR",
+            hint=f"{guess} Or {other}" if (guess := did_you_mean(missing[0].file, there)) else other,
         )
     loaded = []
     for spec in specs:
