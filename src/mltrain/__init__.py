@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mltrain import ops as ops
     from mltrain._version import __version__ as __version__
     from mltrain.api.backtest import BacktestReport as BacktestReport
     from mltrain.api.backtest import backtest as backtest
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from mltrain.api.verify import verify_model as verify_model
     from mltrain.api.verify import verify_snapshot as verify_snapshot
     from mltrain.api.workspace import MltrainWarning as MltrainWarning
+    from mltrain.cli.progress import rich_progress as rich_progress
     from mltrain.errors import InputError as InputError
     from mltrain.errors import LeakageError as LeakageError
     from mltrain.errors import LockedError as LockedError
@@ -175,6 +177,7 @@ HOME: Final = {
     "models_repair": "mltrain.api.models",
     "models_unpack": "mltrain.api.models",
     "open_snapshot": "mltrain.api.snapshots",
+    "ops": "mltrain.ops",
     "plot_calibration": "mltrain.api.plots",
     "plot_calibration_curve": "mltrain.report.calibration_curve",
     "plot_feature_importance": "mltrain.api.plots",
@@ -182,6 +185,7 @@ HOME: Final = {
     "predict": "mltrain.api.predict",
     "predict_file": "mltrain.api.predict",
     "promote": "mltrain.api.models",
+    "rich_progress": "mltrain.cli.progress",
     "rollback": "mltrain.api.models",
     "sim": "mltrain.api.sim",
     "snapshot": "mltrain.api.snapshots",
@@ -267,6 +271,7 @@ __all__ = [
     "models_repair",
     "models_unpack",
     "open_snapshot",
+    "ops",
     "plot_calibration",
     "plot_calibration_curve",
     "plot_feature_importance",
@@ -274,6 +279,7 @@ __all__ = [
     "predict",
     "predict_file",
     "promote",
+    "rich_progress",
     "rollback",
     "sim",
     "snapshot",
@@ -294,7 +300,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for
     """Import the object of a public name on first use."""
     if name not in HOME:
         raise AttributeError(f"module 'mltrain' has no attribute {name!r}")
-    return getattr(import_module(HOME[name]), name)
+    module = import_module(HOME[name])
+    return module if module.__name__ == f"mltrain.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

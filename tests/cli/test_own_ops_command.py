@@ -111,7 +111,7 @@ def leaky(folder, source, op):
 def test_the_pages_leak_stops_a_training_before_any_trial(folder):
     """Exit 5 with feature, symbol, time and values; there is no journal and no version."""
     before = sorted(folder.rglob("*.journal")), sorted((folder / "data" / "models").iterdir())
-    source = f"import polars as pl\nfrom mltrain.features.op import Window\n{TOMORROW}\nOPS = {{'tomorrow': tomorrow}}"
+    source = f"import polars as pl\nfrom mltrain.ops import Window\n{TOMORROW}\nOPS = {{'tomorrow': tomorrow}}"
     done = call("train", *leaky(folder, source, "tomorrow"), "--trials", "1", cwd=folder)
 
     assert done.code == 5

@@ -18,7 +18,7 @@ from support.user_ops import temporary_ops
 GOOD = '''
 """Mine."""
 import polars as pl
-from mltrain.features.op import Bars, Window
+from mltrain.ops import Bars, Window
 
 
 def drift(*, bars: Bars = 5) -> Window:
@@ -30,7 +30,7 @@ OPS = {"drift": drift}
 '''
 MINE = """
 import polars as pl
-from mltrain.features.op import Window
+from mltrain.ops import Window
 
 def mine():
     {}
@@ -224,7 +224,7 @@ def test_an_op_that_reads_an_unknown_column_is_refused(write, candles):
     write("columns", MINE.format('return Window(pl.col("vwap"), 1)'))
     import_user_ops("columns")
 
-    with pytest.raises(InputError, match="lacks vwap"):
+    with pytest.raises(InputError, match="mine reads 'vwap'"):
         compute_features(registry("{name: x, op: mine}"), "BTCUSDT", candles)
 
 

@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mltrain.api.references import SnapshotRef, VersionRef
-    from mltrain.api.workspace import PathText
+    from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.backtesting.costs import Fill, Market
     from mltrain.backtesting.policies import Policy, PolicyName, Side
     from mltrain.backtesting.result import BacktestResult
     from mltrain.backtesting.stored import PrunedBacktests, StoredBacktest
     from mltrain.documents.values import Json
-    from mltrain.progress import Progress
 
     BacktestRef: TypeAlias = str | os.PathLike[str] | "BacktestReport"
     Time: TypeAlias = str | int | dt.datetime | dt.date
@@ -199,7 +198,7 @@ def backtest(
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
     now_ms: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> BacktestReport:
     """Trade a version on candles that it has never learned from, with fees, slippage and funding; store the result.
 

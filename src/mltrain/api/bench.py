@@ -13,10 +13,9 @@ from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
     from mltrain.api.references import VersionRef
-    from mltrain.api.workspace import PathText
+    from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.gates.latency import Latency
     from mltrain.pipeline.bench import BenchReport
-    from mltrain.progress import Progress
 
 SAMPLES: Final = 1_000
 FEWEST_SAMPLES: Final = 10
@@ -55,7 +54,7 @@ def bench(
     ops: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> BenchResult:
     """Measure latency on this machine: one row, candles to probability, and batch throughput.
 

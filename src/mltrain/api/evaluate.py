@@ -9,9 +9,8 @@ from mltrain.api.workspace import DATA_DIR, open_store, read_clock, read_progres
 
 if TYPE_CHECKING:
     from mltrain.api.references import SnapshotRef, VersionRef
-    from mltrain.api.workspace import PathText
+    from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.pipeline.evaluate import Evaluation
-    from mltrain.progress import Progress
 
 
 def evaluate(
@@ -22,7 +21,7 @@ def evaluate(
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
     now_ms: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> Evaluation:
     """Score a version on candles later than its training data: decay, drift, comparison with the live version.
 

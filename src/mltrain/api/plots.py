@@ -9,8 +9,7 @@ from mltrain.api.workspace import DATA_DIR, open_store, read_progress
 
 if TYPE_CHECKING:
     from mltrain.api.references import VersionRef
-    from mltrain.api.workspace import PathText
-    from mltrain.progress import Progress
+    from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.report.chart import Chart
     from mltrain.report.version_data import Material
 
@@ -20,7 +19,7 @@ def plot_calibration(
     *,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> Chart:
     """Plot predicted against observed frequency on the holdout, before and after calibration.
 
@@ -47,7 +46,7 @@ def plot_trials(
     *,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> Chart:
     """Plot the out-of-fold log loss of each trial of the search, and over each hyperparameter.
 
@@ -66,7 +65,7 @@ def plot_feature_importance(
     *,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> Chart:
     """Plot each feature's share of the total gain, and of the contributions to the predictions.
 
@@ -80,7 +79,7 @@ def plot_feature_importance(
 
 
 def _read(
-    version: VersionRef | None, data_dir: PathText, slot: str | None, progress: Progress | None
+    version: VersionRef | None, data_dir: PathText, slot: str | None, progress: ProgressLike | None
 ) -> tuple[str, Material]:
     """Return the name of a version, and the inputs of its report."""
     from mltrain.report.version_data import read_material

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mltrain.api.references import SnapshotRef, VersionRef
-    from mltrain.api.workspace import PathText
+    from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet, Registry
     from mltrain.pipeline.plan import Plan
@@ -57,7 +57,7 @@ def train(
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
     now_ms: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> TrainedVersion | ExistingVersion:
     """Train, calibrate, judge and document one version; a GO becomes the live one, unless it is held.
 
@@ -161,7 +161,7 @@ def train_plan(
     sign: PathText | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> Plan:
     """Return the rows, blocks, memory and minutes of the training that `train` would do with the same arguments.
 
@@ -232,7 +232,7 @@ def demo(
     *,
     by: str | None = None,
     now_ms: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> DemoResult:
     """Run the whole loop on a simulated exchange: snapshots, trainings, a promotion, a rollback, a backtest.
 

@@ -12,8 +12,7 @@ from mltrain.documents.results import Result
 
 if TYPE_CHECKING:
     from mltrain.api.references import SnapshotRef, VersionRef
-    from mltrain.api.workspace import PathText
-    from mltrain.progress import Progress
+    from mltrain.api.workspace import PathText, ProgressLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def verify_model(
     ops: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> VerifyResult:
     """Hash every file of a version, then check its card and its model.
 

@@ -19,6 +19,14 @@ _MOVED: Final = {
     "take_snapshot": "mltrain.snapshots.take",
     "verify_snapshot": "mltrain.snapshots.snapshot",
 }
+# The public functions that do the same; their arguments differ, so that a moved name stands for the earlier function.
+_PUBLIC: Final = {
+    "fetch_candles": "fetch_candles",
+    "list_snapshots": "list_snapshots",
+    "open_snapshot": "open_snapshot",
+    "take_snapshot": "snapshot",
+    "verify_snapshot": "verify_snapshot",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 -- of any type
@@ -26,5 +34,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 -- of any type
     if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     new_name = "SnapshotRequest" if name == "Request" else name
-    warnings.warn(f"import {new_name} from {_MOVED[name]}", DeprecationWarning, stacklevel=2)
+    advice = f"import {new_name} from {_MOVED[name]}"
+    if name in _PUBLIC:
+        advice = f"import {_PUBLIC[name]} from mltrain, which has other arguments"
+    warnings.warn(advice, DeprecationWarning, stacklevel=2)
     return getattr(import_module(_MOVED[name]), new_name)

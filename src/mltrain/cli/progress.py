@@ -12,9 +12,12 @@ from mltrain.cli.console import log_line, logs_json, open_console, print_labelle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import Task, TaskID
     from rich.text import Text
+
+    from mltrain.progress import Progress
 
 # A terminal with fewer columns has room for the figures of a stage, but not for its bar.
 MIN_COLUMNS_OF_BARS: Final = 80
@@ -46,10 +49,16 @@ class CommandProgress:
 
 
 class LiveBars(CommandProgress):
-    """Shows stages as bars on a terminal, and warnings as lines above them."""
+    """Shows stages as bars, and warnings as lines above them.
 
-    def __init__(self, *, warn: bool) -> None:
+    Args:
+        warn: False hides warnings.
+        console: Where; None: stderr, as a terminal.
+    """
+
+    def __init__(self, *, warn: bool, console: Console | None = None) -> None:
         super().__init__(warn=warn)
+        self._console = console
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
 
@@ -57,7 +66,7 @@ class LiveBars(CommandProgress):
         """Begin a stage; the earlier ones are shown as finished, unless it is `concurrent` with them."""
         # Loaded with the first stage: a command without stages does not pay for it.
         if self._bars is None:
-            self._bars = _open_bars()
+            self._bars = _open_bars(self._console or open_console(stderr=True))
             self._bars.start()
         if not concurrent:
             self._finish()
@@ -157,9 +166,31 @@ def open_progress(*, shown: bool, warn: bool) -> Iterator[CommandProgress]:
         progress.close(failed=failed)
 
 
-def _open_bars() -> Bars:
-    """Return progress bars on stderr, without any stage yet."""
-    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+@contextmanager
+def rich_progress() -> Iterator[Progress]:
+    """Yield a `Progress` that shows Rich's bars while the `with` block lasts, in a notebook or on stderr.
+
+    A notebook needs the package ipywidgets for bars that move.
+
+        with mltrain.rich_progress() as progress:
+            mltrain.train(progress=progress)
+    """
+    from rich.console import Console
+
+    # Unlike that of a command, Rich chooses the width and whether it is in a notebook.
+    bars = LiveBars(warn=True, console=Console(stderr=True, highlight=False, emoji=False, markup=False))
+    failed = True
+    try:
+        yield bars
+        failed = False
+    finally:
+        bars.close(failed=failed)
+
+
+def _open_bars(console: Console) -> Bars:
+    """Return progress bars on a console, without any stage yet."""
+    from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bars
     from rich.table import Column
     from rich.text import Text
 
@@ -171,9 +202,8 @@ def _open_bars() -> Bars:
             left_s = None if task.finished else task.time_remaining
             return Text(bar_figures(task.completed, task.total, elapsed_s=elapsed_s, left_s=left_s))
 
-    console = open_console(stderr=True)
     bar = [BarColumn(bar_width=20)] if console.width >= MIN_COLUMNS_OF_BARS else []
-    return Progress(
+    return Bars(
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
         *bar,

@@ -1,6 +1,6 @@
 """Op families, one module each; `mltrain.features.ops.catalogue` has the table of all ops.
 
-The names that were here have moved to `mltrain.features.op`. Importing them from here raises a DeprecationWarning, and
+The names that were here are now in `mltrain.ops`. Importing them from here raises a DeprecationWarning, and
 will fail in the next release.
 """
 
@@ -17,5 +17,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
     if name.startswith("_") or name not in vars(op):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"import {name} from mltrain.features.op", DeprecationWarning, stacklevel=2)
+    warnings.warn(f"import {name} from mltrain.ops", DeprecationWarning, stacklevel=2)
     return getattr(op, name)
