@@ -11,6 +11,7 @@ import pytest
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.guards.feature_audit import TrainingMatrix, auc_deviation, feature_audit
 from mltrain.training.metrics import auc
+from support.own_columns import FUNDING
 
 ROWS = 4_000
 FEATURES = FeatureSet(
@@ -66,6 +67,19 @@ def test_a_feature_that_knows_the_label_fails():
         ("return_3", symbol, "1.0000") for symbol in ("BTCUSDT", "ETHUSDT")
     ]
     assert all("0.9" in failure.expected for failure in failures)
+
+
+@pytest.mark.parametrize(("share", "fails"), [(1.0, True), (0.55, False)])
+def test_a_suspect_that_reads_an_input_names_its_times(share, fails):
+    """Whether it fails or is a warning: the input, the column that says since when it was known, and its file."""
+    specs = [FeatureSpec("return_3", "input_value", {"input": "funding"}) if s.name == "return_3" else s
+             for s in FEATURES.features]  # fmt: skip
+    result = audit(features=replace(FEATURES, features=tuple(specs), inputs=(FUNDING,)), x=knowing(share))
+
+    messages = [str(failure) for failure in result.failures] if fails else result.warnings
+    assert len(messages) == 2
+    assert all("the input funding, known since published_at of funding.parquet" in message for message in messages)
+    assert all("features show return_3 --at" in failure.hint for failure in result.failures)
 
 
 def test_a_feature_that_knows_the_label_turned_round_fails():

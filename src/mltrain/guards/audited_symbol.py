@@ -11,6 +11,7 @@ import polars as pl
 
 from mltrain.candles.frame import times_ms
 from mltrain.features.user_ops import user_module_of
+from mltrain.guards.cut_points import find_inputs_read
 from mltrain.guards.evidence import Failure, format_value
 from mltrain.times import format_ms
 
@@ -44,6 +45,7 @@ _WHY: Final[Mapping[str, str]] = {
     "lookback": "the last {bars} bars, its declared lookback, do not give the value",
     "isolation": "the value changes with symbols that the feature does not name",
     "gap": "a candle inside the last {bars} bars, its declared lookback, is missing",
+    "missing_input": "a candle or a value of an input inside the last {bars} bars, its declared lookback, is missing",
 }
 # A feature that fails one of these fails other checks for the same reason, which they would misname.
 _SUFFICIENT: Final = ("repeat", "isolation")
@@ -58,12 +60,14 @@ class FeatureGroup:
         features: These features, as a registry.
         columns: Their columns in `AuditedSymbol.batch`, then that of the planted feature, shape (features + 1,).
         reads: The symbols that they may read, the audited one first.
+        inputs: The inputs that they read, by the symbol whose values these are.
         user_ops: Whether their ops come from a user's module, so that only the audit tests them.
     """
 
     features: FeatureSet
     columns: NDArray[np.intp]
     reads: tuple[str, ...]
+    inputs: Mapping[str, tuple[str, ...]]
     user_ops: bool
 
 
@@ -91,7 +95,7 @@ class AuditedSymbol:
         batch: Values computed from the whole history, float32, shape (rows, names); NaN for no value.
         scale: Standard deviation of each column of `batch`, or 1 where it has none, shape (names,).
         groups: The features, grouped by the symbols that they read.
-        by_lookback: The same, grouped also by declared lookback, as (bars, group).
+        by_lookback: The same, grouped also by declared lookback and inputs, as (bars, group).
         compute: Computes features.
         findings: Collects what the checks find.
     """
@@ -181,17 +185,19 @@ def compute_audited_symbol(
         InputError: The candles lack a symbol or column that a feature reads.
     """
     by_reads: dict[tuple[str | None, bool], list[int]] = {}
-    by_lookback: dict[tuple[str | None, bool, int], list[int]] = {}
+    by_lookback: dict[tuple[str | None, bool, int, str], list[int]] = {}
     for i, (spec, window) in enumerate(zip(features.features, features.windows(), strict=True)):
         leader = None if spec.leader == symbol else spec.leader
         user_ops = user_module_of(spec.op) is not None
         by_reads.setdefault((leader, user_ops), []).append(i)
-        by_lookback.setdefault((leader, user_ops, window.lookback_bars), []).append(i)
+        inputs = str(find_inputs_read([spec], symbol)) if features.inputs else ""
+        by_lookback.setdefault((leader, user_ops, window.lookback_bars, inputs), []).append(i)
 
     def make_group(leader: str | None, indices: Sequence[int], *, user_ops: bool) -> FeatureGroup:
         chosen = replace(features, features=tuple(features.features[i] for i in indices))
         reads = (symbol,) if leader is None else (symbol, leader)
-        return FeatureGroup(chosen, np.array([*indices, len(features.features)]), reads, user_ops)
+        inputs = find_inputs_read(chosen.features, symbol) if features.inputs else {}
+        return FeatureGroup(chosen, np.array([*indices, len(features.features)]), reads, inputs, user_ops)
 
     batch = _compute_values(compute, features, symbol, candles)
     return AuditedSymbol(
@@ -202,7 +208,7 @@ def compute_audited_symbol(
         scale=np.array([_standard_deviation(column) for column in batch.T]),
         groups=tuple(make_group(leader, ix, user_ops=user_ops) for (leader, user_ops), ix in by_reads.items()),
         by_lookback=tuple(
-            (bars, make_group(leader, ix, user_ops=user_ops)) for (leader, user_ops, bars), ix in by_lookback.items()
+            (bars, make_group(leader, ix, user_ops=user_ops)) for (leader, user_ops, bars, _), ix in by_lookback.items()
         ),
         compute=compute,
         findings=findings,
@@ -242,8 +248,8 @@ class Canary:
     def note(self, check: str, expected: Values, got: Values) -> None:
         """Count the rows where the planted feature has a value, and those where its recomputed value differs."""
         has_value = ~np.isnan(expected)
-        self.seen[check] += int(has_value.sum())
-        self.caught[check] += int((differ(expected, got) & has_value).sum())
+        self.seen[check] = self.seen.get(check, 0) + int(has_value.sum())
+        self.caught[check] = self.caught.get(check, 0) + int((differ(expected, got) & has_value).sum())
 
     def judge(self, findings: Findings) -> None:
         """Record a failure for each check that did not catch the planted feature every time."""
@@ -252,6 +258,7 @@ class Canary:
             findings.count("canary", seen, escaped / seen if seen else 1.0)
             # A market shorter than a lookback and its gap leaves the sweep nothing to compare.
             if escaped or not (seen or check == "sweep"):
-                why = f"the audit is broken: its {check} check does not catch a feature that looks one bar ahead"
+                what = "a feature that looks one bar ahead" if check in _CANARY_CHECKS else "an input known a row early"
+                why = f"the audit is broken: its {check} check does not catch {what}"
                 got = f"{self.caught[check]} of {seen} times caught ({check})"
                 findings.fail("canary", Failure(feature=CANARY, expected="caught every time", got=got, why=why))

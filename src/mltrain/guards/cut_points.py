@@ -9,15 +9,16 @@ import numpy as np
 
 from mltrain.candles.frame import times_ms
 from mltrain.features.computation import count_consecutive_bars
+from mltrain.features.spec import inputs_read
 from mltrain.times import DAY_MS, interval_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import polars as pl
     from numpy.typing import NDArray
 
-    from mltrain.features.spec import FeatureSet
+    from mltrain.features.spec import FeatureSet, FeatureSpec
 
 # How many cut points of each kind are drawn: segments whose ends are cut points, UTC midnights, segments in which a
 # feature's first value is one, unusual candles of each kind, and rows for checks of the whole history.
@@ -56,15 +57,42 @@ class CutPoints:
         return tuple(first + bars - 1 for first, rows in self.segments if rows >= bars)[:_FIRST_VALUES]
 
 
+def find_inputs_read(specs: Iterable[FeatureSpec], symbol: str) -> dict[str, tuple[str, ...]]:
+    """Return the inputs that features of a symbol read, by the symbol whose values these are; empty without inputs."""
+    found: dict[str, set[str]] = {}
+    for spec in specs:
+        for of, names in (
+            (symbol, inputs_read(spec, leader=False)),
+            (spec.leader or symbol, inputs_read(spec, leader=True)),
+        ):
+            if names:
+                found.setdefault(of, set()).update(names)
+    return {of: tuple(sorted(names)) for of, names in sorted(found.items())}
+
+
 def count_shared_bars(
-    symbol: str, reads: Sequence[str], candles: Mapping[str, pl.DataFrame], step_ms: int
+    symbol: str,
+    reads: Sequence[str],
+    candles: Mapping[str, pl.DataFrame],
+    step_ms: int,
+    *,
+    inputs: Mapping[str, Sequence[str]],
 ) -> NDArray[np.int64]:
-    """Count, at each row of a symbol, the bars in a row that end there and that all symbols in `reads` have."""
+    """Count, at each row of a symbol, the bars in a row that end there and that all symbols in `reads` have.
+
+    Only bars count at which the `inputs` of each symbol have a value.
+    """
     ts_ms = times_ms(candles[symbol])
     present = np.ones(ts_ms.size, dtype=np.bool_)
-    for other in reads:
-        if other != symbol:
-            present &= np.isin(ts_ms, times_ms(candles[other]))
+    for other in {*reads, *inputs}:
+        frame = candles[other]
+        has_inputs = np.ones(frame.height, dtype=np.bool_)
+        for name in inputs.get(other, ()):
+            has_inputs &= np.isfinite(frame[name].to_numpy())
+        if other == symbol:
+            present &= has_inputs
+        else:
+            present &= np.isin(ts_ms, times_ms(frame)[has_inputs])
     return count_consecutive_bars(ts_ms, step_ms, present=present)
 
 
@@ -78,12 +106,14 @@ def choose_cut_points(
 ) -> CutPoints:
     """Choose the rows of one symbol at which an audit takes the future away; `points` of them are random.
 
-    `candles` are candles by symbol, with the leaders of the features.
+    `candles` are candles by symbol, with the leaders of the features and joined with the inputs.
     """
     ts_ms = times_ms(candles[symbol])
     if not ts_ms.size:
         return CutPoints((), (), (), ())
-    bars = count_shared_bars(symbol, (symbol, *feature_set.leaders), candles, interval_ms(feature_set.interval))
+    inputs = find_inputs_read(feature_set.features, symbol) if feature_set.inputs else {}
+    step_ms = interval_ms(feature_set.interval)
+    bars = count_shared_bars(symbol, (symbol, *feature_set.leaders), candles, step_ms, inputs=inputs)
     all_rows = np.arange(ts_ms.size)
     complete_rows = np.flatnonzero(bars >= feature_set.lookback_bars)
     random_complete = _draw(rng, complete_rows, round(points * _SHARE_WITH_VALUES))

@@ -1,4 +1,4 @@
-"""False candles: what replaces the candles that a feature or a label must not depend on."""
+"""False candles: what replaces the candles, and their inputs, that a feature or a label must not depend on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import PRICES, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, PRICES, times_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,16 +21,22 @@ _MAX_TRADES: Final = 2**52
 _FALSE_FACTOR: Final = (0.4, 0.8)
 
 
-def make_garbage_candles(rng: np.random.Generator, rows: int, *, extreme: bool) -> pl.DataFrame:
+def make_garbage_candles(
+    rng: np.random.Generator, rows: int, *, extreme: bool, inputs: Sequence[str] = ()
+) -> pl.DataFrame:
     """Return candles without `ts` that resemble no market, but are finite, consistent and of the right types.
 
-    If `extreme`, every price and volume is 1e-30 or 1e30; otherwise they are spread over 16 decades.
+    If `extreme`, every price and volume is 1e-30 or 1e30; otherwise they are spread over 16 decades. So is the size of
+    the values of `inputs`, half of which are negative.
     """
     prices = np.sort(_draw_amounts(rng, (4, rows), extreme=extreme), axis=0)
     swap = rng.random(rows) < 1 / 2
     volumes = _draw_amounts(rng, (2, rows), extreme=extreme) * (rng.random(rows) < 3 / 4)
     bought = rng.random(rows)
     trades: NDArray[Any] = rng.integers(0, _MAX_TRADES if extreme else 10_000, rows)
+    false_inputs = {
+        name: _draw_amounts(rng, (1, rows), extreme=extreme)[0] * rng.choice([-1.0, 1.0], rows) for name in inputs
+    }
     return pl.DataFrame(
         {
             "open": np.where(swap, prices[1], prices[2]),
@@ -42,6 +48,7 @@ def make_garbage_candles(rng: np.random.Generator, rows: int, *, extreme: bool) 
             "trades": trades,
             "taker_buy_base": volumes[0] * bought,
             "taker_buy_quote": volumes[1] * bought,
+            **false_inputs,
         }
     )
 
@@ -65,13 +72,23 @@ def make_plausible_candles(frame: pl.DataFrame, rng: np.random.Generator) -> pl.
         **dict.fromkeys(("quote_volume", "taker_buy_quote"), price * volume),
         "trades": trades,
     }
-    columns = [
-        column
-        if column.name not in factors or column.has_nulls()
-        else pl.Series(column.name, column.to_numpy()[order] * factors[column.name]).cast(column.dtype)
-        for column in frame.get_columns()
-    ]
+    columns = []
+    for column in frame.get_columns():
+        if column.name not in CANDLE_SCHEMA:
+            columns.append(pl.Series(column.name, _falsify(column.to_numpy()[order], rng)))
+        elif column.name not in factors or column.has_nulls():
+            columns.append(column)
+        else:
+            columns.append(pl.Series(column.name, column.to_numpy()[order] * factors[column.name]).cast(column.dtype))
     return pl.DataFrame(columns)
+
+
+def _falsify(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return values of an input of the same size, none of which is true; a value also where there is none."""
+    finite = values[np.isfinite(values)]
+    scale = float(np.abs(finite).max()) if finite.size else 0.0
+    # Added, because a factor would keep a value of 0.
+    return np.nan_to_num(values) * _draw_factors(rng, values.size) + (scale or 1.0) * rng.normal(0, 0.1, values.size)
 
 
 def _draw_factors(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
@@ -90,9 +107,11 @@ def replace_after(frame: pl.DataFrame, time_ms: int, false: pl.DataFrame) -> pl.
     """
     kept = int(np.searchsorted(times_ms(frame), time_ms, side="right"))
     after = frame[kept:]
-    # A column that the source lacks stays empty, as it would in any candle still to come.
+    # A column that the source lacks stays empty, as it would in any candle still to come; an input may have any value.
     columns = [
-        column if column.name not in false.columns or column.has_nulls() else false[column.name].head(after.height)
+        false[column.name].head(after.height)
+        if column.name in false.columns and not (column.name in CANDLE_SCHEMA and column.has_nulls())
+        else column
         for column in after.get_columns()
     ]
     return pl.concat([frame[:kept], pl.DataFrame(columns)])

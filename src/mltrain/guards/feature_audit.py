@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mltrain.features.spec import FeatureSet
+from mltrain.features.spec import FeatureSet, inputs_read
 from mltrain.guards.evidence import Failure, Findings, SuspectFeature, format_names
 from mltrain.training.lightgbm_import import import_lightgbm
 from mltrain.training.metrics import auc
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.features.spec import FeatureSpec
     from mltrain.guards.evidence import GuardResult
 
 # Rows used, evenly spread: all symbols together, and at least this many of each. The standard error of an AUC is 0.001
@@ -40,6 +41,11 @@ _SHUFFLED_MIN_ROWS: Final = 200
 # Shuffled labels are exchangeable, so the AUC of any score is normal around 1/2 with the variance of the rank sum
 # (Mann and Whitney 1947): 1e-5 of the runs without a leak are beyond 4.417 standard deviations.
 _CHANCE_DEVIATIONS: Final = 4.417
+
+_INPUT_HINT: Final = (
+    "was the input known as early as it states? `mltrain features show {name} --at TIME` prints its values around a "
+    "time, with the time since when each was known"
+)
 
 _DETAILS: Final = {
     "schema": "values: columns, order, type, finite; labels 0 or 1; rows in order of time; worst: share not finite",
@@ -94,16 +100,32 @@ def feature_audit(
     if _check_schema(findings, feature_set, matrix):
         _check_constant(findings, matrix)
         horizon_bars, limits = feature_set.label.horizon_bars, (auc_warn, auc_fail)
+        sources = {spec.name: text for spec in feature_set.features if (text := _describe_inputs(feature_set, spec))}
         not_judged = []
         for ix, symbol in enumerate(matrix.symbols):
             rows = np.flatnonzero(matrix.symbol_ix == ix)
-            if not _check_single_features(findings, matrix, symbol, rows, horizon_bars=horizon_bars, limits=limits):
+            judged = _check_single_features(
+                findings, matrix, symbol, rows, horizon_bars=horizon_bars, limits=limits, sources=sources
+            )
+            if not judged:
                 not_judged.append(f"{symbol} ({rows.size})")
         if not_judged:
             findings.warnings.append(f"too few rows to judge single features: {format_names(not_judged)}")
         _check_shuffled_labels(findings, matrix.x, matrix.y, seed=seed)
     registry = _DETAILS["registry"].format(sha256=feature_set.registry_sha256)
     return findings.build_result({**_DETAILS, "registry": registry})
+
+
+def _describe_inputs(feature_set: FeatureSet, spec: FeatureSpec) -> str:
+    """Return the inputs that a feature reads, with the columns that say since when they were known; "" for none."""
+    if not feature_set.inputs:
+        return ""
+    read = {*inputs_read(spec, leader=False), *inputs_read(spec, leader=True)}
+    return " and ".join(
+        f"the input {known.name}, known since {known.known_at} of {known.file}"
+        for known in feature_set.inputs
+        if known.name in read
+    )
 
 
 def auc_deviation(true_auc: float, ones: float, zeros: float) -> float:
@@ -198,10 +220,12 @@ def _check_single_features(
     *,
     horizon_bars: int,
     limits: tuple[float, float],
+    sources: Mapping[str, str],
 ) -> bool:
     """Check how well each single feature predicts the label in a symbol's rows; return whether there are enough rows.
 
-    `limits` are the values of |AUC - 1/2| + 1/2 above which to warn, and above which to fail.
+    `limits` are the values of |AUC - 1/2| + 1/2 above which to warn, and above which to fail; `sources` describe the
+    inputs of the features that read some.
     """
     sample = rows[_spread_rows(rows.size, max(_AUC_SYMBOL_ROWS, _AUC_ROWS // len(matrix.symbols)))]
     labels = matrix.y[sample]
@@ -217,12 +241,21 @@ def _check_single_features(
         if value > warn:
             findings.suspects.append(SuspectFeature(name, symbol, value))
         if value > fail:
-            expected, why = f"an AUC of {limits[1]:g} at most", "alone it predicts the label implausibly well"
-            failure = Failure(feature=name, symbol=symbol, expected=expected, got=f"{value:.4f}", why=why)
+            why = "alone it predicts the label implausibly well"
+            failure = Failure(
+                feature=name,
+                symbol=symbol,
+                expected=f"an AUC of {limits[1]:g} at most",
+                got=f"{value:.4f}",
+                why=f"{why}; it reads {sources[name]}" if name in sources else why,
+                hint=_INPUT_HINT.format(name=name) if name in sources else "",
+            )
             findings.fail("auc", failure)
         elif value > warn:
+            reads = f" It reads {sources[name]}." if name in sources else ""
             findings.warnings.append(
                 f"{name} of {symbol} alone has an AUC of {value:.4f}, above {limits[0]:g}: does it contain the label?"
+                + reads
             )
     return True
 

@@ -18,6 +18,9 @@ Over the whole history:
 - gap: a feature has no value where a candle inside its lookback is missing;
 - alignment: see `mltrain.guards.alignment`;
 - label: see `mltrain.guards.label_reach`;
+- inputs, input_poison, input_isolation: see `mltrain.guards.input_reach`; in the checks above, the joined inputs are
+  columns of the candles like any other;
+- input_alignment: see `mltrain.guards.input_alignment`;
 - canary: prefix, poison, lookback and sweep must catch a planted feature that looks one bar ahead wherever it has a
   value; otherwise the audit itself is broken, and fails.
 
@@ -39,6 +42,7 @@ import polars as pl
 
 from mltrain.errors import InputError
 from mltrain.features.computation import compute_features
+from mltrain.features.input_join import join_inputs
 from mltrain.guards.alignment import CHECK as ALIGNMENT
 from mltrain.guards.alignment import DETAIL as ALIGNMENT_DETAIL
 from mltrain.guards.alignment import check_alignment
@@ -52,6 +56,11 @@ from mltrain.guards.false_candles import (
     take_between,
     take_until,
 )
+from mltrain.guards.input_alignment import CHECK as INPUT_ALIGNMENT
+from mltrain.guards.input_alignment import DETAIL as INPUT_ALIGNMENT_DETAIL
+from mltrain.guards.input_alignment import check_input_alignment
+from mltrain.guards.input_reach import DETAILS as INPUT_DETAILS
+from mltrain.guards.input_reach import check_inputs_reach
 from mltrain.guards.label_reach import DETAIL as LABEL_DETAIL
 from mltrain.guards.label_reach import LABEL, check_label, describe_check
 from mltrain.guards.sweep import DETAIL as SWEEP_DETAIL
@@ -65,6 +74,7 @@ if TYPE_CHECKING:
     from mltrain.guards.audited_symbol import AuditedSymbol, Candles, Compute, FeatureGroup, Values
     from mltrain.guards.cut_points import CutPoints
     from mltrain.guards.evidence import GuardResult
+    from mltrain.guards.input_reach import Inputs, Join
     from mltrain.guards.label_reach import Labels
 
 # Bars of a window after its cut point; a feature that looks further ahead has no value in the window.
@@ -102,22 +112,26 @@ def future_info(
     seed: int,
     points: int,
     compute: Compute = compute_features,
+    inputs: Inputs | None = None,
+    join: Join = join_inputs,
 ) -> GuardResult:
-    """Check that features and label depend on no candle and no symbol that they must not know.
+    """Check that features and label depend on no candle, no symbol and no value of an input that they must not know.
 
     Args:
         feature_set: The features.
-        candles: Checked candles by symbol; the features of each symbol are audited.
+        candles: Checked candles by symbol, joined with the inputs; the features of each symbol are audited.
         labels: Returns `ts`, `label_end` (UTC ms) and `y` of each candle of one symbol.
         seed: Seed of the cut points and of the false candles.
         points: Random cut points per symbol; those at gaps, midnights and unusual candles are added.
         compute: Computes features; another function than the default serves to test the audit itself.
+        inputs: The values of the inputs, by name; needed if the features read any.
+        join: Joined the inputs to `candles`; another function than the default serves to test the audit itself.
 
     Returns:
         The evidence. A failure names feature, symbol, time, the value of the batch and the recomputed one.
 
     Raises:
-        InputError: The candles lack what a feature reads, or no symbol has two of them.
+        InputError: The candles lack what a feature reads, or no symbol has two of them; or an input has no values.
     """
     if max((frame.height for frame in candles.values()), default=0) <= 1:
         available = f"a single candle, of {', '.join(sorted(candles))}," if candles else "no candle at all"
@@ -130,8 +144,14 @@ def future_info(
         audit.check_symbol(symbol, cut_points)
         check_label(findings, feature_set, symbol, candles[symbol], labels=labels, rows=cut_points.shared, rng=rng)
     check_alignment(findings, feature_set, candles)
+    details = {**_DETAILS, LABEL: describe_check(feature_set.label)}
+    if feature_set.inputs:
+        inputs = inputs or {}
+        check_inputs_reach(findings, feature_set, candles, inputs, join=join, canary=audit.canary, rng=rng)
+        check_input_alignment(findings, feature_set, candles, inputs)
+        details |= {**INPUT_DETAILS, INPUT_ALIGNMENT: INPUT_ALIGNMENT_DETAIL}
     audit.canary.judge(findings)
-    return findings.build_result({**_DETAILS, LABEL: describe_check(feature_set.label)})
+    return findings.build_result(details)
 
 
 class _Audit:
@@ -154,7 +174,11 @@ class _Audit:
         self._findings = findings
         self._rng = rng
         rows = max((frame.height for frame in candles.values()), default=0)
-        self._garbage = make_garbage_candles(rng, rows, extreme=False), make_garbage_candles(rng, rows, extreme=True)
+        inputs = [spec.name for spec in feature_set.inputs]
+        self._garbage = (
+            make_garbage_candles(rng, rows, extreme=False, inputs=inputs),
+            make_garbage_candles(rng, rows, extreme=True, inputs=inputs),
+        )
         false = {symbol: make_plausible_candles(frame, rng) for symbol, frame in sorted(candles.items())}
         self._shifted = {symbol: frame.with_columns(pl.col("ts") + _TIME_SHIFT) for symbol, frame in candles.items()}
         self._plausible: dict[str, tuple[pl.DataFrame, pl.DataFrame]] = {}
@@ -214,7 +238,8 @@ class _Audit:
         step_ms = interval_ms(self._features.interval)
         lacking: list[str] = []
         for bars, group in audited.by_lookback:
-            is_complete = count_shared_bars(audited.symbol, group.reads, self._candles, step_ms) >= bars
+            shared = count_shared_bars(audited.symbol, group.reads, self._candles, step_ms, inputs=group.inputs)
+            is_complete = shared >= bars
             has_value = ~np.isnan(audited.batch[:, group.columns[:-1]])
             spans_gap = has_value & ~is_complete[:, None]
             points = int((~is_complete).sum()) * has_value.shape[1]
@@ -222,7 +247,8 @@ class _Audit:
             for i in np.flatnonzero(spans_gap.any(axis=0)).tolist():
                 row = int(np.flatnonzero(spans_gap[:, i])[0])
                 got = float(audited.batch[row, group.columns[i]])
-                audited.record_failure("gap", group, i, row, got=got, expected=float("nan"))
+                why = "missing_input" if group.inputs else None
+                audited.record_failure("gap", group, i, row, got=got, expected=float("nan"), why=why)
             lacks_value = (~has_value & is_complete[:, None]).any(axis=0)
             lacking += [audited.names[group.columns[i]] for i in np.flatnonzero(lacks_value).tolist()]
         if lacking:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.features.spec import FeatureSet
     from mltrain.guards.audited_symbol import AuditedSymbol, Canary, Candles, FeatureGroup, Values
 
 DETAIL: Final = (
@@ -67,7 +66,9 @@ class Sweep:
         """Check the features of one symbol, phase by phase."""
         for bars, group in audited.by_lookback:
             step_ms = interval_ms(group.features.interval)
-            complete = count_shared_bars(audited.symbol, group.reads, self.candles, step_ms) >= bars
+            complete = (
+                count_shared_bars(audited.symbol, group.reads, self.candles, step_ms, inputs=group.inputs) >= bars
+            )
             tiles = _Tiles(audited, group, bars, self.candles, self.false)
             failed: set[int] = set()
             for ends in self._choose_ends(np.flatnonzero(complete), bars, user_ops=group.user_ops):
@@ -114,7 +115,7 @@ class _Tiles:
         self._audited = audited
         self._group = group
         self._bars = bars
-        columns = {symbol: _list_columns_needed(group.features, symbol, audited.symbol) for symbol in group.reads}
+        columns = {symbol: _list_columns_needed(group, symbol, audited.symbol) for symbol in group.reads}
         self._true = {symbol: candles[symbol].select(names) for symbol, names in columns.items()}
         self._false = {symbol: false[symbol].select(names) for symbol, names in columns.items()}
 
@@ -178,9 +179,10 @@ def _mark_tiles(rows: int, ends: NDArray[np.intp], bars: int) -> NDArray[np.bool
     return marks
 
 
-def _list_columns_needed(features: FeatureSet, symbol: str, audited_symbol: str) -> list[str]:
+def _list_columns_needed(group: FeatureGroup, symbol: str, audited_symbol: str) -> list[str]:
     """Return the columns of a symbol that the features read, its times, and the closes for the planted feature."""
-    read = {name for spec in features.features for name in columns_read(spec, leader=symbol != audited_symbol)}
+    read = {name for spec in group.features.features for name in columns_read(spec, leader=symbol != audited_symbol)}
+    read |= set(group.inputs.get(symbol, ()))
     if symbol == audited_symbol:
         read |= {"close"}
     return ["ts", *sorted(read - {"ts"})]

@@ -192,9 +192,17 @@ def _find_symbols(samples: Samples, rows: slice | NDArray[np.bool_]) -> set[str]
 
 
 def audit_candles(
-    feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], config: TrainConfig, progress: Progress
+    feature_set: FeatureSet,
+    candles: Mapping[str, pl.DataFrame],
+    config: TrainConfig,
+    progress: Progress,
+    *,
+    inputs: Mapping[str, InputTable],
 ) -> GuardResult:
-    """Run the guard `future_info`: it fails if a feature reads the future, or a label anything beyond its horizon."""
+    """Run the guard `future_info`: it fails if a feature reads the future, or a label anything beyond its horizon.
+
+    `inputs` are those that were joined to the candles.
+    """
     check_inputs(feature_set, candles)
     progress.stage("guard: future_info")
     step_ms = interval_ms(feature_set.interval)
@@ -204,6 +212,7 @@ def audit_candles(
         labels=lambda frame: make_labels(frame, feature_set.label, step_ms),
         seed=config.seed,
         points=config.guards.points,
+        inputs=inputs,
     )
 
 
@@ -246,7 +255,7 @@ def prepare(snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, pr
         LeakageError: A guard failed.
     """
     candles = keep_newest(read_candles(snapshot, progress, feature_set), config.max_rows)
-    guards = [audit_candles(feature_set, candles, config, progress)]
+    guards = [audit_candles(feature_set, candles, config, progress, inputs=read_inputs(snapshot, feature_set))]
     check_guards(guards)
     progress.stage("features and labels")
     samples, ties, quality = build_samples_and_ties(feature_set, candles)
@@ -270,12 +279,12 @@ def audit_snapshot(
     """
     if thorough:
         config = replace(config, guards=replace(config.guards, points=_THOROUGH_FACTOR * config.guards.points))
-    candles = read_candles(snapshot, progress, feature_set)
-    results = [audit_candles(feature_set, candles, config, progress)]
+    candles, inputs = read_candles(snapshot, progress, feature_set), read_inputs(snapshot, feature_set)
+    results = [audit_candles(feature_set, candles, config, progress, inputs=inputs)]
     samples, split = cut_samples(build_samples(feature_set, candles)[0], feature_set, config, progress)
     results += audit_samples(feature_set, samples, split, config, progress)
     if thorough and (others := _draw_other_features(feature_set, candles, seed=config.seed)):
-        result = audit_candles(replace(feature_set, features=others), candles, config, progress)
+        result = audit_candles(replace(feature_set, features=others), candles, config, progress, inputs=inputs)
         results.append(replace(result, name="other_ops"))
     return tuple(results)
 
