@@ -30,6 +30,7 @@ WITHOUT_DATA = {
         ("snapshot",),
         ("features", "info"),
         ("features", "check"),
+        ("features", "init"),
     ),
     *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune"), ("backtest", "prune")),
     *(("models", "prune"), ("models", "repair"), ("models", "unpack"), ("studies",), ("studies", "prune")),
@@ -68,6 +69,7 @@ def test_missing_data_is_one_message(words, tmp_path):
     arguments = {
         ("backtest", "diff"): ["latest", "latest"],
         ("card", "diff"): ["best", "latest"],
+        ("features", "export"): ["--output", tmp_path / "matrix.parquet"],
         ("features", "show"): ["rsi_7", "--at", "2025-10-12"],
         ("models", "pack"): ["best", "--output", tmp_path / "model.tar"],
         ("promote",): ["2025-10-15"],

@@ -104,6 +104,14 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("features check",),
         "Whether a frame matches the registry; exit code 0 or 3.",
     ),
+    "features-export/1": Document(
+        "mltrain.pipeline.export_features:ExportedFeatures",
+        ("features export",),
+        "The file that was written, and the hash of its rows.",
+    ),
+    "features-init/1": Document(
+        "mltrain.api.features:FeaturesInit", ("features init",), "The registry that was written."
+    ),
     "features-info/1": Document(
         "mltrain.api.features:FeaturesInfo",
         ("features info",),

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from mltrain.api.features import feature_table as feature_table
     from mltrain.api.features import features_audit as features_audit
     from mltrain.api.features import features_check as features_check
+    from mltrain.api.features import features_export as features_export
     from mltrain.api.features import features_info as features_info
+    from mltrain.api.features import features_init as features_init
     from mltrain.api.features import features_show as features_show
     from mltrain.api.html_pages import card_diff as card_diff
     from mltrain.api.html_pages import card_diff_page as card_diff_page
@@ -162,7 +164,9 @@ HOME: Final = {
     "feature_table": "mltrain.api.features",
     "features_audit": "mltrain.api.features",
     "features_check": "mltrain.api.features",
+    "features_export": "mltrain.api.features",
     "features_info": "mltrain.api.features",
+    "features_init": "mltrain.api.features",
     "features_show": "mltrain.api.features",
     "fetch_candles": "mltrain.api.snapshots",
     "list_backtests": "mltrain.api.backtest",
@@ -256,7 +260,9 @@ __all__ = [
     "feature_table",
     "features_audit",
     "features_check",
+    "features_export",
     "features_info",
+    "features_init",
     "features_show",
     "fetch_candles",
     "list_backtests",

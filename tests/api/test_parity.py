@@ -111,7 +111,14 @@ CASES = [
     # features
     Case("features audit", partial(mt.features_audit, features="small.yml", report="audit"), AUDIT, prepare=with_files),
     Case("features check", partial(mt.features_check, "frame.csv"), ("frame.csv",), prepare=with_files),
+    Case(
+        "features export",
+        partial(mt.features_export, "matrix.parquet", features="small.yml"),
+        ("--output", "matrix.parquet", "--features", "small.yml"),
+        prepare=with_files,
+    ),
     Case("features info", mt.features_info),
+    Case("features init", partial(mt.features_init, "5m"), ("--interval", "5m")),
     Case("features info", partial(mt.features_info, snapshot="latest"), ("--snapshot", "latest")),
     Case("features show", partial(mt.features_show, "rsi_7", AT, symbol="ETHUSDT")),
     # html_pages

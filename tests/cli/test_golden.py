@@ -42,6 +42,7 @@ from mltrain.cli.command import Session
 from mltrain.cli.progress import CommandProgress
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal
+from mltrain.pipeline.export_features import ExportedFeatures
 from mltrain.store.promotion import promote_version
 from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
@@ -108,6 +109,23 @@ def context(**given):
 def begun(session):
     Path("train.yml").unlink(missing_ok=True)
     return config.config_init.outcome(session, Path("train.yml")).view()
+
+
+def begun_features(session):
+    Path("features.yml").unlink(missing_ok=True)
+    return features.features_init.outcome(session, "5m").view()
+
+
+EXPORTED = ExportedFeatures(
+    file=Path("matrix.parquet"),
+    sha256="c" * 64,
+    snapshot=ONE,
+    registry_sha256="b" * 64,
+    matrix_sha256="a" * 64,
+    rows=123_456,
+    features=54,
+    symbols=("BTCUSDT", "ETHUSDT"),
+)
 
 
 def demo():
@@ -199,6 +217,8 @@ SCENES = {
     "config init": lambda s: begun(s.session),
     "features info": lambda s: features.features_info.outcome(s.session).view(),
     "features info --snapshot": lambda _: features._view_profiles(read("profiles")),
+    "features init": lambda s: begun_features(s.session),
+    "features export": lambda _: features._view_export(EXPORTED),
     "features check": lambda s: features.features_check.outcome(s.session, Path("frame.csv")).view(),
     "features show": lambda s: features.features_show.outcome(
         s.session, "rsi_7", "2025-10-14T12:00:00Z", symbol="ETHUSDT", ref=ONE

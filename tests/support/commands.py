@@ -31,6 +31,9 @@ ARGUMENTS = {
     ("config", "init"): None,
     # Has a separate test: it takes a minute and another folder.
     ("demo",): None,
+    # Write a file: compared with their functions, with a small registry.
+    ("features", "export"): None,
+    ("features", "init"): None,
     # Needs a frame: tested with the features.
     ("features", "check"): None,
     ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],

@@ -1,4 +1,4 @@
-"""`features info`, `show`, `check` and `audit`, and the table of features and labels that training uses."""
+"""`features info`, `show`, `check`, `audit`, `init` and `export`, and the table of a training's features and labels."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mltrain.features.registry import FeatureInfo
     from mltrain.features.spec import FeatureSet, LabelSpec, Registry
     from mltrain.guards.evidence import GuardResult
+    from mltrain.pipeline.export_features import ExportedFeatures
 
     RegistrySource: TypeAlias = PathText | Mapping[str, Any] | Registry | FeatureSet
 
@@ -146,6 +147,25 @@ class AuditReport(FeaturesAudit):
 
     registry_sha256: str
     ops: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesInit(Result):
+    """The result of `features init`.
+
+    Attributes:
+        file: Path of the file that was written.
+        interval: Interval of the candles that it is for.
+        features: Number of its features.
+        registry_sha256: SHA-256 of the registry.
+    """
+
+    SCHEMA: ClassVar[str] = "features-init/1"
+
+    file: Path
+    interval: str
+    features: int
+    registry_sha256: str
 
 
 def features_info(
@@ -443,6 +463,72 @@ def feature_table(
     candles = read_candles(opened, shown, feature_set)
     shown.stage("features and labels")
     return tabulate_rows(feature_set, candles, symbols=chosen)
+
+
+def features_init(interval: str, *, output: PathText = "features.yml") -> FeaturesInit:
+    """Write a registry with comments that fits the candles of an interval; it needs no more than OHLCV candles.
+
+    Args:
+        interval: Interval of the candles, such as "5m".
+        output: The file to write; one that exists is never replaced.
+
+    Raises:
+        UsageError: The file exists, or there is no such interval.
+        MachineError: The file cannot be written.
+    """
+    from mltrain.features.registry import load_registry
+    from mltrain.features.registry_template import write_template
+    from mltrain.storage.writing import atomic_write
+
+    data, path = write_template(interval), Path(output)
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path} already exists", hint=f"to see its features: mltrain features info --features {path}")
+    atomic_write(path.absolute(), data)
+    feature_set = load_registry(path)
+    return FeaturesInit(path, interval, len(feature_set.names), feature_set.registry_sha256)
+
+
+def features_export(
+    output: PathText,
+    *,
+    snapshot: SnapshotRef = "latest",
+    features: RegistrySource | None = None,
+    config: PathText | None = None,
+    ops: str | None = None,
+    data_dir: PathText = DATA_DIR,
+    progress: ProgressLike | None = None,
+) -> ExportedFeatures:
+    """Write the rows of a training, its features and labels, as Parquet; the leakage guards are not run.
+
+    `feature_table` returns a table instead, also of the candles that do not become rows.
+
+    Args:
+        output: The file to write: `ts`, `symbol`, the features, `label` and `label_end`, by time, then symbol.
+        snapshot: "latest", an id, a path, or a snapshot.
+        features: The registry: a file, the name of a packaged one, the content of such a file as a mapping, or the
+            `feature_set` of a model; None: features.yml.
+        config: The train.yml of the training, whose limits decide which rows it uses; None: the packaged one.
+        ops: The module of the user ops that the registry names. **Importing it runs its code.**
+        data_dir: The data folder.
+        progress: Receives stages and warnings.
+
+    Returns:
+        What was written, with the hash of the rows that the card of a training on them has.
+
+    Raises:
+        InputError: There is no such registry or snapshot, or one does not fit the other.
+    """
+    from mltrain.config.loading import load_config
+    from mltrain.features.registry import take_features
+    from mltrain.pipeline.export_features import export_features
+
+    _import_ops(ops)
+    shown, loaded = read_progress(progress), load_config(_as_path(config), overrides={})
+    opened = read_snapshot(snapshot, data_dir)
+    feature_set, warnings = take_features(_as_source(features), opened.interval)
+    for warning in warnings:
+        shown.warn(warning)
+    return export_features(opened, feature_set, loaded, file=Path(output), progress=shown)
 
 
 def _import_ops(module: str | None) -> None:

@@ -49,7 +49,7 @@ GROUPS: Final = {
     "backtest": ("run", "list", "show", "diff", "prune"),
     "models": ("history", "prune", "repair", "pack", "unpack"),
     "card": ("validate", "show", "schema", "report", "diff"),
-    "features": ("info", "show", "check", "audit"),
+    "features": ("info", "show", "check", "audit", "init", "export"),
     "verify": ("snapshot", "model"),
     "config": ("show", "init"),
 }

@@ -1,4 +1,4 @@
-"""Commands on features: list them, show one at a time, check a frame, audit a snapshot."""
+"""Commands on features: list, show, check and audit them, write a registry to start from, or their matrix."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mltrain.cli.address_space import LEARNING_MB
 from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, register_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.completion import complete_feature, complete_snapshot, complete_symbol
+from mltrain.cli.config import Config
 from mltrain.cli.help import add_command, data_option, new_group, output_option
 from mltrain.cli.render import FAILED_CHECK, Outcome, number_text
 from mltrain.cli.tables import folding, right, table
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mltrain.cli.render import View
     from mltrain.features.profile import FeatureProfile, Histogram
     from mltrain.features.registry import FeatureInfo
+    from mltrain.pipeline.export_features import ExportedFeatures
 
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 # The newest candles of a lookback that are shown; --json has all.
@@ -31,12 +33,14 @@ MAX_INPUTS_SHOWN: Final = 30
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    features = new_group("List features, show one, check a frame, audit a snapshot.")
+    features = new_group("List features, show one, check a frame, audit a snapshot, write a registry or the matrix.")
     add_command(features, "info", features_info, example="mltrain features info --snapshot latest")
     show_example = "mltrain features show rsi_7 --at 2025-10-15T12:00:00Z --symbol BTCUSDT"
     add_command(features, "show", features_show, example=show_example)
     add_command(features, "check", features_check, example="mltrain features check frame.parquet")
     add_command(features, "audit", features_audit, example="mltrain features audit --report audit.json")
+    add_command(features, "init", features_init, example="mltrain features init --interval 5m")
+    add_command(features, "export", features_export, example="mltrain features export --output matrix.parquet")
     app.add_typer(features, name="features")
 
 
@@ -251,3 +255,60 @@ def _view_audit(data: FeaturesAudit) -> View:
     yield ", ".join(f"{guard.name} took {guard.seconds:.1f} s" for guard in data.guards)
     if data.report is not None:
         yield f"written to {' and '.join(map(str, data.report))}"
+
+
+@command()
+def features_init(
+    session: Session,  # noqa: ARG001 (the file may be anywhere)
+    interval: Annotated[
+        str, data_option("--interval", metavar="INTERVAL", help="Interval of the candles, such as 5m.")
+    ],
+    output: Annotated[
+        Path, output_option("--output", metavar="FILE", help="The file to write; it must not exist.")
+    ] = Path("features.yml"),
+) -> Outcome:
+    """Write a registry of features with comments that fits the candles of an interval, ready to be changed."""
+    from mltrain.api.features import features_init
+
+    written = features_init(interval, output=output)
+    text = (
+        f"{output}: {written.features} features for {interval} candles; "
+        f"change it, then: mltrain train --features {output}"
+    )
+    return Outcome(written, lambda: [text])
+
+
+@command(need_mb=LEARNING_MB)
+def features_export(
+    session: Session,
+    output: Annotated[Path, output_option("--output", metavar="FILE", help="The Parquet file to write.")],
+    features: FeaturesOption = None,
+    ref: SnapshotOption = "latest",
+    config: Config = None,
+    ops: OpsOption = None,
+) -> Outcome:
+    """Write the feature matrix of a training, with its labels, as Parquet: its rows, in its order, and their hash."""
+    from mltrain.api.features import features_export
+
+    register_ops(ops)
+    written = features_export(
+        output,
+        snapshot=ref,
+        features=features,
+        config=config,
+        ops=ops,
+        data_dir=session.data_dir,
+        progress=session.progress,
+    )
+    return Outcome(written, lambda: _view_export(written))
+
+
+def _view_export(written: ExportedFeatures) -> View:
+    """Show what was exported."""
+    yield (
+        f"{written.file}: {written.rows:,} rows of {written.features} features of {', '.join(written.symbols)}, "
+        f"snapshot {written.snapshot}"
+    )
+    yield f"matrix {written.matrix_sha256}"
+    yield f"registry {written.registry_sha256}"
+    yield f"file {written.sha256}"
