@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from mltrain.api.references import as_reference, read_snapshot, read_version
-from mltrain.api.workspace import DATA_DIR, open_store, read_clock, read_progress
+from mltrain.api.workspace import DATA_DIR, open_store, read_clock, read_progress, read_time
 from mltrain.documents.results import Result
 from mltrain.errors import UsageError
 from mltrain.names import describe
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable
 
     import polars as pl
 
     from mltrain.api.references import SnapshotRef, VersionRef
-    from mltrain.api.workspace import PathText, ProgressLike
+    from mltrain.api.workspace import PathText, ProgressLike, Time
     from mltrain.backtesting.costs import Fill, Market
     from mltrain.backtesting.policies import Policy, PolicyName, Side
     from mltrain.backtesting.result import BacktestResult
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from mltrain.documents.values import Json
 
     BacktestRef: TypeAlias = str | os.PathLike[str] | "BacktestReport"
-    Time: TypeAlias = str | int | dt.datetime | dt.date
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +292,8 @@ def backtest(
         costs=costs,
         fees=tier if needs_tier else None,
         funding=_funding_text(funding),
-        start_ms=_read_time(start, "start"),
-        end_ms=_read_time(end, "end"),
+        start_ms=None if start is None else read_time(start, "start"),
+        end_ms=None if end is None else read_time(end, "end"),
         in_sample=in_sample,
         tune=tune,
         grid=_read_grid(grid, chosen),
@@ -452,12 +450,3 @@ def _as_list(values: Any) -> Any:  # noqa: ANN401 (the reader of the grid checks
         return values
     # An array of NumPy gives its scalars otherwise.
     return values.tolist() if hasattr(values, "tolist") else list(values)
-
-
-def _read_time(time: Time | None, name: str) -> int | None:
-    """Return a time as ms UTC."""
-    from mltrain.times import as_time_ms, check_time_ms
-
-    if time is None:
-        return None
-    return check_time_ms(time, name) if isinstance(time, int) else as_time_ms(time, name)
