@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mltrain.api.html_pages import card_report as card_report
     from mltrain.api.html_pages import models_page as models_page
     from mltrain.api.models import list_models as list_models
+    from mltrain.api.models import load as load
     from mltrain.api.models import models_history as models_history
     from mltrain.api.models import models_pack as models_pack
     from mltrain.api.models import models_prune as models_prune
@@ -105,7 +106,6 @@ if TYPE_CHECKING:
     from mltrain.report.calibration_curve import plot_calibration_curve as plot_calibration_curve
     from mltrain.report.chart import Chart as Chart
     from mltrain.serving.model import Model as Model
-    from mltrain.serving.model import load as load
     from mltrain.snapshots.snapshot import Snapshot as Snapshot
 
 #: The module of each public name.
@@ -173,7 +173,7 @@ HOME: Final = {
     "list_models": "mltrain.api.models",
     "list_snapshots": "mltrain.api.snapshots",
     "list_studies": "mltrain.api.studies",
-    "load": "mltrain.serving.model",
+    "load": "mltrain.api.models",
     "models_history": "mltrain.api.models",
     "models_pack": "mltrain.api.models",
     "models_page": "mltrain.api.html_pages",

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError, RefusedError, UsageError
+from mltrain.features.registry import FeatureSchemaValidator
 from mltrain.serving.model import load, model_from_bundle, open_model
 from mltrain.training.calibration import Calibrator
 
@@ -144,6 +145,36 @@ class TestTables:
         for symbols in ("BTCUSDT", 5):
             with pytest.raises(UsageError, match="symbols is"):
                 model.stream(symbols)
+
+
+class ArrowStream:
+    """A table of a library that mltrain does not know: it has nothing but the Arrow stream interface."""
+
+    def __init__(self, frame):
+        self._table = frame.to_arrow()
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
+def test_an_arrow_stream_is_accepted_wherever_a_table_is(model, samples, stacked):
+    """Features, candles, a stream's bars and one candle; so is a dict of arrays, for features, too."""
+    features = pl.DataFrame(samples.x[:4], schema=list(samples.names))
+    expected = model.predict_proba(samples.x[:4])[:, 1]
+    arrays = {name: features[name].to_numpy() for name in features.columns}
+
+    for given in (ArrowStream(features), arrays):
+        assert np.array_equal(model.predict_proba(given)[:, 1], expected)
+        assert model.explain(given)["p"].to_list() == expected.tolist()
+    assert model.predict_one(ArrowStream(features.tail(1))) == expected[-1]
+    assert model.predict_candles(ArrowStream(stacked), rows="all").equals(model.predict_candles(stacked, rows="all"))
+    streams = model.stream(), model.stream()
+    for stream, bars in zip(streams, (ArrowStream(stacked), stacked), strict=True):
+        stream.warm_up(bars)
+    one = stacked.filter(pl.col("symbol") == "BTCUSDT").tail(1).drop("symbol")
+    assert streams[0].push("BTCUSDT", ArrowStream(one)) == streams[1].push("BTCUSDT", one)
+    problems = [FeatureSchemaValidator().validate_features(t, strict=False) for t in (ArrowStream(features), features)]
+    assert problems[0] == problems[1] != ()
 
 
 def test_pandas_features_leave_a_time_index_out(model, samples):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mltrain.api.references import version_text
+from mltrain.api.references import is_version_reference, version_text
 from mltrain.api.workspace import DATA_DIR, current_user, open_store, read_clock, read_progress
 from mltrain.documents.results import Result
 from mltrain.errors import InputError, MltrainError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mltrain.api.references import VersionRef
     from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.progress import Progress
+    from mltrain.serving.model import Model
     from mltrain.store.history import History
     from mltrain.store.listing import ModelRow
     from mltrain.store.packing import PackedVersion, UnpackedVersion
@@ -50,6 +55,58 @@ class RepairResult(Result):
 
     dry_run: bool
     steps: tuple[RepairStep, ...]
+
+
+def load(
+    path: VersionRef,
+    *,
+    allow_no_go: bool = False,
+    ops: str | None = None,
+    require_signature: PathText | None = None,
+    clock: Callable[[], float] | None = time.time,
+    data_dir: PathText = DATA_DIR,
+    slot: str | None = None,
+) -> Model:
+    """Load the live version's model, and follow later promotions; or load the model of one version.
+
+    Args:
+        path: "best" (the live version, which is followed from then on), "best:SLOT", "latest", a version's name, or the
+            result of a training; or a path, also as text: `data/models/best_lgbm.pkl` or the pointer `best_<slot>` of
+            any slot, which is followed; a version's folder; or the `lgbm.pkl` in it. A text with a "/", and one that
+            names something in the working directory, is a path.
+        allow_no_go: Accept a version that was never promoted.
+        ops: The module of user ops that the model was trained with, as in an import statement. **Importing it runs its
+            code**; only this argument imports it.
+        require_signature: Path of a public key (PEM): accept only versions that it has signed, now and after each
+            promotion. The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
+        clock: Returns seconds since 1970, UTC. In calls for the newest candle without `now_ms`, candles that close
+            later are left out, and a newest candle that is too old is refused as stale. None: every candle counts as
+            closed and none as stale, as in a replay.
+        data_dir: The data folder of a version that is not named by a path.
+        slot: The slot of "best" and "latest"; None: "lgbm".
+
+    Returns:
+        The model; each of its files has the hash in its version's manifest.
+
+    Raises:
+        UsageError: An argument has the wrong type, or `path` does not name a model.
+        InputError: There is no such version, it is damaged, or it was never promoted; or the module of ops fails.
+        OwnOpsError: The model was trained with user ops that `ops` does not name, or whose source has changed.
+        MachineError: LightGBM's system library is missing, or the disk cannot be read.
+
+    Warns:
+        OtherCodeWarning: The model was trained with another version of the feature ops.
+        SlowPathWarning: LightGBM's single-row call does not return the exact scores here, and is not used.
+    """
+    from mltrain.serving.model import load
+
+    place: Any = getattr(path, "folder", path)
+    if isinstance(path, str) and is_version_reference(path) and not os.path.lexists(path) and "/" not in path:
+        store = open_store(data_dir, slot)
+        # Also says what is wrong if nothing was promoted, or if the pointer was lost.
+        version, pointer = store.open_version(path), store.pointer_of(path)
+        place = version.folder if pointer is None else pointer.path
+    return load(place, allow_no_go=allow_no_go, ops=ops, require_signature=require_signature, clock=clock)
 
 
 def list_models(*, data_dir: PathText = DATA_DIR, progress: ProgressLike | None = None) -> ModelList:

@@ -101,3 +101,14 @@ def as_reference(given: str | os.PathLike[str]) -> str:
         return given
     path = os.fspath(given)
     return path if "/" in path else f"./{path}"
+
+
+def is_version_reference(text: str) -> bool:
+    """Return whether a text is "best", "best:SLOT", "latest" or like a version's name, and so not a path.
+
+    >>> [is_version_reference(text) for text in ("best:btc-1m", "2025-10-15.2", "models/best_lgbm", "lgbm.pkl")]
+    [True, True, False, False]
+    """
+    from mltrain.names import VERSION
+
+    return text in {"best", "latest"} or text.startswith("best:") or VERSION.fullmatch(text) is not None

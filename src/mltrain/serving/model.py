@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 import polars as pl
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
+    from sklearn.utils import Tags
 
     from mltrain.artifact.bundle import Bundle
     from mltrain.features.spec import FeatureSet, LabelSpec
@@ -73,7 +74,8 @@ class Model:
     """A trained classifier: candles or features in, calibrated probabilities out.
 
     `mltrain.load` creates it. It has the interface of a fitted scikit-learn classifier (`predict_proba`, `predict`,
-    `classes_`, `feature_names_in_`), and is safe for several threads.
+    `classes_`, `feature_names_in_`), works inside `FrozenEstimator` and with
+    `CalibrationDisplay.from_estimator`, and is safe for several threads.
 
     A pickle or a copy (`pickle`, `joblib`, `copy.deepcopy`) is loaded again from the path, with the same options and
     all checks; a model that follows the live version still follows it.
@@ -99,6 +101,36 @@ class Model:
     def __repr__(self) -> str:
         loaded = self._current()
         return f"<mltrain.Model {loaded.version or 'unpublished'} of {', '.join(loaded.bundle.symbols)}>"
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn that this is a binary classifier."""
+        from sklearn.utils import ClassifierTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags(multi_class=False),
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell scikit-learn that no fit is needed."""
+        return True
+
+    def __sklearn_clone__(self) -> Model:
+        """Return the model itself, as a `FrozenEstimator` does: it never changes, and cannot be fitted again."""
+        return self
+
+    def fit(self, x: object, y: object = None) -> NoReturn:
+        """Refuse: a model is trained by `mltrain.train`, not here; scikit-learn expects every estimator to have `fit`.
+
+        Raises:
+            UsageError: Always.
+        """
+        del x, y
+        raise UsageError(
+            "a loaded model cannot be fitted again",
+            hint="wrap it as sklearn.frozen.FrozenEstimator(model), or train another one with mltrain.train",
+        )
 
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
         if self._origin is None:
@@ -234,7 +266,8 @@ class Model:
             RefusedError: A feature's value is null or not finite.
         """
         loaded = self._current()
-        if not isinstance(frame, Mapping) or is_columns(frame):
+        are_features = isinstance(frame, Mapping) and set(frame) == set(loaded.names)
+        if not isinstance(frame, Mapping) or is_columns(frame) or are_features:
             features = as_frame(frame, "frame", index=False)
             if not {"ts", "open"} & set(features.columns) and set(loaded.names) & set(features.columns):
                 x = check_finite(read_named_matrix(features, loaded.names), loaded.names)
