@@ -174,3 +174,20 @@ def test_values_are_finite_and_in_order(times, values):
     """A table that is not cannot be made."""
     with pytest.raises(ValueError, match="finite"):
         KnownValues(np.array(times, np.int64), np.array(values, np.float64))
+
+
+def test_another_time_after_the_known_at_time_is_named():
+    """The end of a period, or a correction; earlier times, other numbers and times without a zone are no finding."""
+    head = "published_at,rate,period_end,updated,event_date,valid_count,note_time\n"
+    rows = [
+        f"2025-10-{d}T00:00:00Z,{d},2025-10-{d + 1}T00:00:00Z,2025-10-{d}T01:00:00Z,2025-10-09,{d},x" for d in (10, 11)
+    ]
+    row = "2025-10-12T00:00:00Z,12,2025-10-12T00:00:00Z,2025-10-11T00:00:00Z,2025-10-09,12,"
+    end, updated = read(head + "\n".join([*rows, row])).later
+    zoned = read(head + "\n".join([*rows, row]), timezone="UTC").later
+
+    assert (end.column, end.rows, end.longest_ms) == ("period_end", 2, 24 * HOUR)
+    assert "period_end is later than published_at in 2 rows, by up to 1d" in end.describe("funding", "published_at")
+    assert (updated.column, updated.rows, updated.longest_ms) == ("updated", 2, HOUR)
+    assert zoned == (end, updated)
+    assert read(HEAD + "BTCUSDT,2025-10-15T00:00Z,1\n").later == ()

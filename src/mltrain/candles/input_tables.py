@@ -22,13 +22,13 @@ from mltrain.candles.parquet import ParquetFile, parquet_options
 from mltrain.candles.symbols import read_symbol
 from mltrain.candles.tables import read_cells
 from mltrain.candles.time_zones import check_time_zone
-from mltrain.documents.records import OMIT_DEFAULT, Encoded, Key, RecordError, record
+from mltrain.documents.records import OMIT_DEFAULT, Encoded, Key, Limits, RecordError, record
 from mltrain.errors import InputError, UsageError
 from mltrain.names import FEATURE, did_you_mean, join_first, show
-from mltrain.times import DAY_MS, LAST_MS, SECOND_MS, format_duration, format_ms, parse_duration
+from mltrain.times import DAY_MS, LAST_MS, SECOND_MS, ceil_to_grid, format_duration, format_ms, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,6 +41,12 @@ RESERVED: Final = (*CANDLE_SCHEMA, SYMBOL_COLUMN, "consecutive_bars")
 _COLUMNS_SHOWN: Final = 12
 # A smaller time is no time: numbers of rows read as seconds lie in 1970.
 _FIRST_MS: Final = 1_000 * DAY_MS
+# Columns that may hold times, such as the end of a period or of a correction.
+_TIME_NAME: Final = re.compile(
+    r"time|date|stamp|until|period|publi|releas|revis|correct|known|valid|(?:^|_)(?:at|ts|end|close)(?:$|_)|End$|At$",
+    re.IGNORECASE,
+)
+_FARTHEST_TIME_MS: Final = 400 * DAY_MS
 # Ten years: who means "never too old" can say so.
 _MAX_AGE_MS: Final = 3_650 * DAY_MS
 
@@ -200,6 +206,35 @@ def _take_values(frame: pl.DataFrame) -> KnownValues:
     return KnownValues(frame["known_at"].to_physical().to_numpy(), frame["value"].to_numpy())
 
 
+@record
+@dataclass(frozen=True, slots=True)
+class LaterTimes:
+    """Another column of times in the file of an input, which lies after the known-at time in some rows.
+
+    Attributes:
+        column: The column.
+        rows: In how many rows it is later.
+        longest_ms: By how much at most, in whole seconds, rounded up, as ms.
+    """
+
+    column: str
+    rows: Annotated[int, Limits(1)]
+    longest_ms: Annotated[int, Limits(SECOND_MS)]
+
+    def describe(self, spec_name: str, known_at: str) -> str:
+        """Return a warning, which says what it may mean.
+
+        >>> LaterTimes("period_end", 90, 86_400_000).describe("funding", "stamp")
+        'the input funding: period_end is later than stamp in 90 rows, by up to 1d: a value was not known before its \
+period ended, or before it was corrected; if that is what period_end says, declare `known_at: period_end`'
+        """
+        return (
+            f"the input {spec_name}: {self.column} is later than {known_at} in {self.rows} rows, by up to "
+            f"{format_duration(self.longest_ms)}: a value was not known before its period ended, or before it was "
+            f"corrected; if that is what {self.column} says, declare `known_at: {self.column}`"
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class InputRead:
     """An input as read.
@@ -209,12 +244,14 @@ class InputRead:
         empty: Number of rows dropped because they have no value.
         repeated: Number of rows dropped because another one says the same.
         zone: The zone that the file states for its times, or that was given; "" for numbers.
+        later: Other columns of times that lie after the known-at time in some rows.
     """
 
     table: InputTable
     empty: int
     repeated: int
     zone: str
+    later: tuple[LaterTimes, ...] = ()
 
 
 def input_sha256(table: InputTable) -> str:
@@ -274,7 +311,8 @@ def read_input(spec: InputSpec, data: bytes, *, where: str) -> InputRead:
 
     def choose(names: Sequence[str]) -> list[str]:
         _check_columns(spec, names, where)
-        return [name for name in names if name in {spec.column, spec.known_at, _find_symbol_column(names)}]
+        needed = {spec.column, spec.known_at, _find_symbol_column(names)}
+        return [name for name in names if name in needed or _TIME_NAME.search(name)]
 
     return normalise_input(spec, read_cells(data, name=spec.file, where=where, columns=choose))
 
@@ -300,7 +338,31 @@ def normalise_input(spec: InputSpec, cells: Cells) -> InputRead:
     unique = known.unique().sort(keys)
     _refuse_two_values(unique, keys, cells.where)
     zone = "" if times.is_number else times.zone or spec.timezone or ""
-    return InputRead(InputTable.from_frame(unique), rows.height - known.height, known.height - unique.height, zone)
+    return InputRead(
+        InputTable.from_frame(unique),
+        empty=rows.height - known.height,
+        repeated=known.height - unique.height,
+        zone=zone,
+        later=tuple(_find_later_times(spec, cells, times.ms)),
+    )
+
+
+def _find_later_times(spec: InputSpec, cells: Cells, known_ms: pl.Series) -> Iterator[LaterTimes]:
+    """Yield the other columns of times, by their names and values, that lie after the known-at time in some rows."""
+    for name in cells.frame.columns:
+        if name in {spec.column, spec.known_at} or not _TIME_NAME.search(name):
+            continue
+        try:
+            times = read_instants(cells, name, timezone=spec.timezone)
+        except (InputError, pl.exceptions.PolarsError):
+            # Not times, or of an unknown zone; nothing depends on them.
+            continue
+        after_ms = (times.ms - known_ms).drop_nulls().to_numpy()
+        later_ms = after_ms[after_ms > 0]
+        # Numbers that are no times are years away.
+        if later_ms.size and np.abs(after_ms).max() <= _FARTHEST_TIME_MS:
+            longest_ms = ceil_to_grid(int(later_ms.max()), SECOND_MS)
+            yield LaterTimes(name, rows=later_ms.size, longest_ms=longest_ms)
 
 
 def _check_columns(spec: InputSpec, names: Sequence[str], where: str) -> None:

@@ -191,6 +191,14 @@ def _find_symbols(samples: Samples, rows: slice | NDArray[np.bool_]) -> set[str]
     return {samples.symbols[ix] for ix in np.unique(samples.symbol_ix[rows]).tolist()}
 
 
+def _warn_of_later_times(snapshot: Snapshot, feature_set: FeatureSet, progress: Progress) -> None:
+    """Warn of each input whose file has another column of times after the known-at time."""
+    names = {spec.name for spec in feature_set.inputs}
+    for facts in snapshot.input_facts:
+        for later in facts.later if facts.name in names else ():
+            progress.warn(later.describe(facts.name, facts.known_at))
+
+
 def audit_candles(
     feature_set: FeatureSet,
     candles: Mapping[str, pl.DataFrame],
@@ -255,6 +263,7 @@ def prepare(snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, pr
         LeakageError: A guard failed.
     """
     candles = keep_newest(read_candles(snapshot, progress, feature_set), config.max_rows)
+    _warn_of_later_times(snapshot, feature_set, progress)
     guards = [audit_candles(feature_set, candles, config, progress, inputs=read_inputs(snapshot, feature_set))]
     check_guards(guards)
     progress.stage("features and labels")
@@ -280,6 +289,7 @@ def audit_snapshot(
     if thorough:
         config = replace(config, guards=replace(config.guards, points=_THOROUGH_FACTOR * config.guards.points))
     candles, inputs = read_candles(snapshot, progress, feature_set), read_inputs(snapshot, feature_set)
+    _warn_of_later_times(snapshot, feature_set, progress)
     results = [audit_candles(feature_set, candles, config, progress, inputs=inputs)]
     samples, split = cut_samples(build_samples(feature_set, candles)[0], feature_set, config, progress)
     results += audit_samples(feature_set, samples, split, config, progress)

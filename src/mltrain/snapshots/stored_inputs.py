@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-from mltrain.candles.input_tables import encode_input, input_sha256, read_input
+from mltrain.candles.input_tables import LaterTimes, encode_input, input_sha256, read_input
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.candles.tables import MAX_FILE_BYTES
 from mltrain.documents.records import OMIT_DEFAULT, Encoded, Key, Limits, TimeMs, record, to_json
@@ -59,6 +59,7 @@ class InputFacts:
         sha256: SHA-256 of the file's bytes.
         content_sha256: SHA-256 of the values.
         bytes: Size of the file.
+        later: Other columns of times in the user's file that lie after the known-at time in some rows.
     """
 
     name: Annotated[str, FEATURE]
@@ -77,6 +78,7 @@ class InputFacts:
     sha256: Sha256
     content_sha256: Sha256
     bytes: Annotated[int, Limits(0)]
+    later: Annotated[tuple[LaterTimes, ...], OMIT_DEFAULT] = ()
 
     @property
     def path(self) -> str:
@@ -197,6 +199,7 @@ def store_input(
         sha256=sha256_bytes(data),
         content_sha256=input_sha256(table),
         bytes=len(data),
+        later=read.later,
     )
 
 

@@ -447,6 +447,8 @@ def _list_input_warnings(record: SnapshotRecord) -> Iterator[str]:
         absent = [symbol for symbol in record.request.symbols if symbol not in facts.symbols] if facts.symbols else []
         if absent:
             yield f"the input {facts.name} has no value of {join_first(absent, _MAX_NAMED)}"
+        for later in facts.later:
+            yield later.describe(facts.name, facts.known_at)
         if facts.empty or facts.repeated:
             yield (
                 f"the input {facts.name}: {facts.empty:,} rows without a value and {facts.repeated:,} repeated rows of "
