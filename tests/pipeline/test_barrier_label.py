@@ -17,9 +17,11 @@ from mltrain.guards.time_split import BlockArrays, time_split
 from mltrain.pipeline.backtest import BacktestOptions, run_backtest
 from mltrain.pipeline.evaluate import evaluate
 from mltrain.pipeline.prepare import split_samples
+from mltrain.pipeline.walk_forward import WalkForward
 from mltrain.progress import Silent
 from mltrain.serving.model import load
-from mltrain.times import MINUTE_MS
+from mltrain.times import MINUTE_MS, parse_time
+from mltrain.training.samples import build_samples
 from support.workshop import NOW_MS, Workshop
 
 LABEL = LabelSpec(kind="barrier", horizon_bars=10, ties="drop", upper=2.0, lower=2.0, volatility_bars=30)
@@ -112,6 +114,36 @@ def test_it_serves_and_can_be_evaluated(trained, later):
     inner = report.training.data.split.inner.span
     assert evaluation.learned_until_ms == report.training.data.samples.label_end_ms[inner].max()
     assert evaluation.start_ms > evaluation.learned_until_ms
+
+
+def test_a_walk_forward_learns_until_a_label_is_late(trained):
+    """A fit takes the rows before the first whose label and embargo reach its cut, though later ones ended sooner."""
+    workshop, report = trained
+    longer, version = workshop.snapshot(days=6, end="2025-10-22T00:00:00Z"), workshop.store.open_version(report.version)
+    feature_set = report.training.data.feature_set
+    samples, _ = build_samples(feature_set, {s: longer.candles(s) for s in longer.symbols})
+
+    def find_on_time(cut_ms):
+        return samples.label_end_ms + 10 * MINUTE_MS < cut_ms
+
+    def find_first_late(cut_ms):
+        return next(row for row, is_on_time in enumerate(find_on_time(cut_ms)) if not is_on_time)
+
+    first_ms = parse_time("2025-10-20T12:00:00Z")
+    start_ms = next(
+        cut_ms
+        for cut_ms in range(first_ms, first_ms + 600 * MINUTE_MS, MINUTE_MS)
+        if find_on_time(cut_ms)[find_first_late(cut_ms) :].any()
+    )
+    options = BacktestOptions(
+        policy=Policy("threshold", enter=0.5, exit=0.5),
+        costs=Costs(participation=None),
+        walk_forward=WalkForward(days=2),
+        start_ms=start_ms,
+    )
+
+    (step,) = run_backtest(version, longer, workshop.store, options, now_ms=NOW_MS, progress=Silent()).result.steps
+    assert (step.cut_ms, step.rows) == (start_ms, find_first_late(start_ms))
 
 
 def test_a_backtest_trades_thresholds_and_refuses_directions(trained, later):
