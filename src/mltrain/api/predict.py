@@ -132,6 +132,7 @@ def predict(
     use_env_proxy: bool = False,
     input: FileOrStream | None = None,  # noqa: A002 (the command's name)
     input_format: Format | None = None,
+    inputs: PathText | Mapping[str, object] | None = None,
     explain: bool = False,
     as_of: Time | None = None,
     allow_no_go: bool = False,
@@ -159,6 +160,8 @@ def predict(
         use_env_proxy: As in `snapshot`.
         input: Score every candle of a file (.feather, .parquet, .csv, .jsonl) or of a binary stream.
         input_format: Format of `input`; None: by the file's name; that of a stream is CSV.
+        inputs: The values of the inputs that the model reads: the folder of their files, or tables by the input's name,
+            as `Model.predict_candles` takes them. None: none; funding rates come from the source of a futures market.
         explain: Add the contribution of each feature, in log odds.
         as_of: Current time to assume: later candles are ignored, and older ones may be stale. None: the clock of the
             source; for files, `now_ms`.
@@ -193,6 +196,7 @@ def predict(
         use_env_proxy=use_env_proxy,
         input_=input,
         input_format=input_format,
+        inputs=inputs,
         explain=explain,
         as_of=as_of,
         allow_no_go=allow_no_go,
@@ -221,6 +225,7 @@ def predict_file(
     use_env_proxy: bool = False,
     input: FileOrStream | None = None,  # noqa: A002 (the command's name)
     input_format: Format | None = None,
+    inputs: PathText | Mapping[str, object] | None = None,
     explain: bool = False,
     as_of: Time | None = None,
     allow_no_go: bool = False,
@@ -247,6 +252,7 @@ def predict_file(
         use_env_proxy: As in `predict`.
         input: As in `predict`.
         input_format: As in `predict`.
+        inputs: As in `predict`.
         explain: As in `predict`.
         as_of: As in `predict`.
         allow_no_go: As in `predict`.
@@ -282,6 +288,7 @@ def predict_file(
         use_env_proxy=use_env_proxy,
         input_=input,
         input_format=input_format,
+        inputs=inputs,
         explain=explain,
         as_of=as_of,
         allow_no_go=allow_no_go,
@@ -315,6 +322,7 @@ def watch(
     base_url: str | None = None,
     archive_url: str | None = None,
     use_env_proxy: bool = False,
+    inputs: PathText | Mapping[str, object] | None = None,
     allow_no_go: bool = False,
     ops: str | None = None,
     data_dir: PathText = DATA_DIR,
@@ -336,6 +344,7 @@ def watch(
         base_url: As in `predict`.
         archive_url: As in `predict`.
         use_env_proxy: As in `predict`.
+        inputs: As in `predict`; the files of a folder are read again for new candles.
         allow_no_go: As in `predict`.
         ops: As in `predict`.
         data_dir: The data folder.
@@ -380,7 +389,8 @@ def watch(
             hint=hint if opened.name == "sim" else "pass --source binance",
         )
     # The clock of files is their last candle, by which none would ever be stale.
-    watched = watching.Watch(model, opened, shown, clock=time.time if opened.name == "files" else None)
+    clock = time.time if opened.name == "files" else None
+    watched = watching.Watch(model, opened, shown, inputs=_as_given(inputs), clock=clock)
     # Here, so that a wrong argument is an error of the call and not of the first step.
     watched.check_symbols()
 
@@ -401,6 +411,7 @@ def _score(
     use_env_proxy: bool,
     input_: FileOrStream | None,
     input_format: Format | None,
+    inputs: PathText | Mapping[str, object] | None,
     explain: bool,
     as_of: Time | None,
     allow_no_go: bool,
@@ -429,7 +440,8 @@ def _score(
         )
         for note in [*(f"{note}: {where}" for note in notes), *([unclosed] if unclosed else [])]:
             progress.warn(note)
-        return model, score_table(model, candles, explain=explain, as_of_ms=judged_at_ms), judged_at_ms
+        rows = score_table(model, candles, inputs=_as_given(inputs), explain=explain, as_of_ms=judged_at_ms)
+        return model, rows, judged_at_ms
     opened = _open_source(
         model,
         options,
@@ -442,7 +454,7 @@ def _score(
     # The clock of files is their last candle, by which none would ever be stale.
     if judged_at_ms is None and opened.name == "files":
         judged_at_ms = now_ms
-    rows = predict_newest(model, opened, now_ms=judged_at_ms, explain=explain)
+    rows = predict_newest(model, opened, inputs=_as_given(inputs), now_ms=judged_at_ms, explain=explain)
     for note in opened.notes():
         progress.warn(note)
     return model, rows, judged_at_ms
@@ -509,6 +521,11 @@ def _names_source(options: SourceOptions) -> bool:
     """Return whether the arguments name a source; without one it is that of the model's snapshot."""
     given = (options["source"], options["folder"], options["sim_seed"], options["sim_signal"])
     return any(option is not None for option in given)
+
+
+def _as_given(inputs: PathText | Mapping[str, object] | None) -> Path | Mapping[str, object] | None:
+    """Return the folder of inputs as a path, and anything else as it is."""
+    return Path(inputs) if isinstance(inputs, str | os.PathLike) else inputs
 
 
 def _as_path(place: FileOrStream) -> Path | None:

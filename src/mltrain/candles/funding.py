@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import TS_DTYPE, values_sha256
+from mltrain.candles.frame import TS_DTYPE, times_ms, values_sha256
+from mltrain.candles.input_tables import InputTable, KnownValues
 from mltrain.candles.parquet import ParquetFile, parquet_options
 from mltrain.documents.records import TimeMs, record
 from mltrain.errors import InputError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from mltrain.candles.input_tables import InputSpec
 
 #: Columns in order. `ts` is the time of the event, `rate` a share of the position's value, `mark_price` the price that
 #: values the position, in the quote asset; null where the exchange does not state it.
@@ -179,3 +182,28 @@ def read_funding(data: bytes, *, rows: int, where: str) -> pl.DataFrame:
         columns = ", ".join(f"{name} {dtype}" for name, dtype in file.types.items())
         raise InputError(f"{where}: expected {rows} funding events, got {file.rows} rows of {columns}")
     return file.read(list(FUNDING_SCHEMA))
+
+
+def take_input(spec: InputSpec, funding: Mapping[str, pl.DataFrame], *, where: str) -> InputTable:
+    """Return a column of funding events as the values of an input, each known since its event.
+
+    Args:
+        spec: The input's declaration.
+        funding: The funding events of each symbol, with the columns of FUNDING_SCHEMA.
+        where: What messages call the events.
+
+    Raises:
+        InputError: The declaration names other columns.
+    """
+    columns = [name for name, dtype in FUNDING_SCHEMA.items() if dtype.is_numeric()]
+    if spec.known_at != "ts" or spec.column not in columns:
+        raise InputError(
+            f"the input {spec.name} reads {spec.column} of {spec.file} by {spec.known_at}, and {where} has "
+            f"{' and '.join(columns)} by ts",
+            hint="declare `known_at: ts`, or name the folder of a file of your own with --inputs DIR",
+        )
+    by_symbol = {}
+    for symbol, events in funding.items():
+        known = events.drop_nulls(spec.column)
+        by_symbol[symbol] = KnownValues(times_ms(known), known[spec.column].to_numpy())
+    return InputTable(by_symbol=by_symbol)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -78,6 +79,15 @@ Output = Annotated[
 ]
 InputFormat = Annotated[TableFormat | None, data_option("--input-format", help="Format of stdin. Default: csv.")]
 OutputFormat = Annotated[TableFormat | None, output_option("--output-format", help="Format of stdout. Default: csv.")]
+Inputs = Annotated[
+    Path | None,
+    data_option(
+        "--inputs",
+        metavar="DIR",
+        help="Folder of the files with the model's inputs, named as in its registry; --watch reads them again for new "
+        "candles.",
+    ),
+]
 Explain = Annotated[bool, output_option("--explain", help="Show the contribution of each feature, in log odds.")]
 Watching = Annotated[
     bool,
@@ -130,6 +140,7 @@ def predict(
     output: Output = None,
     input_format: InputFormat = None,
     output_format: OutputFormat = None,
+    inputs: Inputs = None,
     explain: Explain = False,
     watching: Watching = False,
     fail_on_refused: FailOn = None,
@@ -170,6 +181,7 @@ def predict(
             base_url=base_url,
             archive_url=archive_url,
             use_env_proxy=use_env_proxy,
+            inputs=inputs,
             allow_no_go=allow_no_go,
             data_dir=session.data_dir,
             slot=session.slot,
@@ -187,6 +199,7 @@ def predict(
             base_url=base_url,
             archive_url=archive_url,
             use_env_proxy=use_env_proxy,
+            inputs=inputs,
             input=candles,
             input_format=None if input_format is None else input_format.value,
             explain=explain,
@@ -206,6 +219,7 @@ def predict(
             base_url=base_url,
             archive_url=archive_url,
             use_env_proxy=use_env_proxy,
+            inputs=inputs,
             input=candles,
             input_format=None if input_format is None else input_format.value,
             explain=explain,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE
+from mltrain.candles.funding import take_input
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.serving.model import load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, shorten_list
 from mltrain.snapshots.snapshot import open_snapshot
+from mltrain.snapshots.snapshot_record import FUNDING_FILE
+from mltrain.snapshots.stored_inputs import load_inputs
 from mltrain.sources.files import FilesSource
+from mltrain.sources.markets import USDM
 from mltrain.sources.simulated_market import SimSource
 from mltrain.times import MINUTE_MS, TimeRange, floor_to_grid, format_ms, interval_ms
 
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
     from mltrain.store.versions import StoredVersion
 
 
+# What a caller passes as inputs: the folder of their files, or tables by the input's name.
+GivenInputs: TypeAlias = "Path | Mapping[str, object] | None"
+Inputs: TypeAlias = Mapping[str, object]
 FailOn: TypeAlias = Literal["all", "any", "never"]
 
 # More than the lookback of any packaged registry.
@@ -124,17 +133,59 @@ def choose_market(model: Model, given: str | None) -> str | None:
     return trained_on
 
 
-def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, explain: bool = False) -> pl.DataFrame:
+def read_inputs(model: Model, given: GivenInputs, *, source: Source | None, window: TimeRange | None = None) -> Inputs:
+    """Return the values of the inputs that a model reads, by the input's name.
+
+    Args:
+        model: The model.
+        given: The folder of their files, or tables as `Model.predict_candles` takes them; None: the source must have
+            them.
+        source: The source of the candles: its funding events serve an input of `funding.parquet` that is not given.
+        window: The open times of the candles, for the funding events.
+
+    Raises:
+        InputError: The values of an input were not given, or its file is missing or not as declared.
+        SourceError: The source does not answer.
+    """
+    specs = model.feature_set.inputs
+    if isinstance(given, Mapping):
+        return given
+    funding = [spec for spec in specs if spec.file == FUNDING_FILE and source is not None and source.market == USDM]
+    tables: dict[str, object] = {}
+    if given is not None:
+        loaded = load_inputs(specs, given, given=[spec.file for spec in funding])
+        tables |= {each.spec.name: each.read.table for each in loaded}
+    funding = [spec for spec in funding if spec.name not in tables]
+    if funding and source is not None and window is not None:
+        oldest_ms = window.start_ms - max(spec.max_age_ms for spec in funding)
+        symbols = tuple(sorted({*model.symbols, *model.feature_set.leaders}))
+        events = source.funding(symbols, TimeRange(max(0, oldest_ms), window.end_ms))
+        frames = {} if events is None else {symbol: each.frame for symbol, each in events.symbols.items()}
+        tables |= {spec.name: take_input(spec, frames, where=f"the source {source.name}") for spec in funding}
+    missing = [spec for spec in specs if spec.name not in tables]
+    if missing:
+        listed = " and ".join(f"{spec.name} ({spec.column} of {spec.file})" for spec in missing)
+        raise InputError(
+            f"{model.version or 'the model'} reads the input {listed}, and no values were given",
+            hint=f"name the folder that holds {missing[0].file} with --inputs DIR",
+        )
+    return tables
+
+
+def predict_newest(
+    model: Model, source: Source, *, inputs: GivenInputs = None, now_ms: int | None = None, explain: bool = False
+) -> pl.DataFrame:
     """Score the newest closed candle of every symbol of the model; only the candles of its lookback are fetched.
 
     Candles that close later than `now_ms`, ms UTC, are left out, and a newest candle that is too old is refused as
-    stale. None: the source's clock; that of files is their last candle, so nothing is ever stale.
+    stale. None: the source's clock; that of files is their last candle, so nothing is ever stale. `inputs` is for
+    `read_inputs`.
 
     Returns:
         One row per symbol: ts, symbol, p, raw, refused; with `explain` also the other columns of `Model.explain`.
 
     Raises:
-        InputError: The source lacks a symbol, or its candles are of another interval.
+        InputError: The source lacks a symbol, its candles are of another interval, or an input has no values.
         SourceError: The source did not answer.
     """
     step_ms = interval_ms(model.feature_set.interval)
@@ -151,9 +202,10 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
         last_ms = source.extent(symbol).end_ms
         if last_ms <= window.start_ms:
             windows[symbol] = TimeRange(max(0, last_ms - (window.end_ms - window.start_ms)), last_ms)
+    known = read_inputs(model, inputs, source=source, window=window)
     candles = source.candles_of(windows)
     score = model.explain if explain else model.predict_candles
-    return score(candles, now_ms=now_ms)
+    return score(candles, inputs=known, now_ms=now_ms)
 
 
 def find_refusal(
@@ -209,30 +261,33 @@ def verify_version(version: StoredVersion) -> tuple[str, ...]:
     return problems
 
 
-def score_table(model: Model, table: pl.DataFrame, *, explain: bool, as_of_ms: int | None = None) -> pl.DataFrame:
+def score_table(
+    model: Model, table: pl.DataFrame, *, explain: bool, inputs: GivenInputs = None, as_of_ms: int | None = None
+) -> pl.DataFrame:
     """Score every candle of a table, in the order of the table.
 
     The table needs a column `symbol` if the model knows several symbols. Candles that close later than `as_of_ms`, ms
-    UTC, are left out; None: none are. No candle of a table is stale.
+    UTC, are left out; None: none are. No candle of a table is stale. `inputs` is for `read_inputs`.
 
     Returns:
         ts, symbol, p, raw, refused; with `explain` also the other columns of `Model.explain`. A symbol that is only a
         leader has no rows.
 
     Raises:
-        InputError: The candles are impossible, or a column, a leader or the symbol is missing.
+        InputError: The candles are impossible, or a column, a leader, an input or the symbol is missing.
     """
     if as_of_ms is not None:
         table = table.filter(pl.col("ts").dt.timestamp("ms") <= as_of_ms - interval_ms(model.interval))
-    score = model.explain if explain else model.predict_candles
+    known = read_inputs(model, inputs, source=None)
+    score = partial(model.explain if explain else model.predict_candles, inputs=known, rows="all")
     if "symbol" not in table.columns:
-        return score(table, rows="all")
+        return score(table)
     if table["symbol"].null_count():
         raise InputError("the column symbol must name a symbol in every row")
     row = "row of the table"
     numbered = table.with_row_index(row)
     parts = {str(key[0]): part for key, part in numbered.partition_by("symbol", as_dict=True).items()}
-    scored = score({symbol: part.drop(row, "symbol") for symbol, part in parts.items()}, rows="all")
+    scored = score({symbol: part.drop(row, "symbol") for symbol, part in parts.items()})
     # The model returns the rows symbol by symbol.
     row_numbers = [parts[symbol][row] for symbol in scored["symbol"].unique(maintain_order=True)]
     return scored.with_columns(pl.concat(row_numbers).alias(row)).sort(row).drop(row) if row_numbers else scored

@@ -16,12 +16,14 @@ import polars as pl
 
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, SourceError
+from mltrain.pipeline.predict import read_inputs
 from mltrain.serving.rows import MAX_AGE_BARS, STALE
 from mltrain.times import TimeRange, floor_to_grid, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mltrain.pipeline.predict import GivenInputs
     from mltrain.progress import Progress
     from mltrain.serving.model import Model
     from mltrain.sources.source import Source
@@ -57,13 +59,21 @@ class Watch:
         model: The model; if it follows the live version, a promotion takes effect with the next candle.
         source: The source of the candles.
         progress: Receives a warning for each fault.
+        inputs: For `mltrain.pipeline.predict.read_inputs`, which reads the files of a folder again for new candles.
         clock: Returns seconds since 1970, as `time.time` does; decides which candles are stale. None: the source's
             clock.
     """
 
     def __init__(
-        self, model: Model, source: Source, progress: Progress, *, clock: Callable[[], float] | None = None
+        self,
+        model: Model,
+        source: Source,
+        progress: Progress,
+        *,
+        inputs: GivenInputs = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        self._inputs = inputs
         self._clock = clock
         self._model = model
         self._source = source
@@ -173,7 +183,8 @@ class Watch:
         from_ms = self._returned_until_ms[symbol]
         first_ms = from_ms - (self._lookback_bars - 1) * self._step_ms
         candles = {name: _slice_times(self._candles[name], first_ms, until_ms) for name in [symbol, *self._leaders]}
-        table = self._model.predict_candles(candles, rows="all").filter(
+        inputs = read_inputs(self._model, self._inputs, source=self._source, window=TimeRange(first_ms, until_ms))
+        table = self._model.predict_candles(candles, inputs=inputs, rows="all").filter(
             (pl.col("symbol") == symbol) & (pl.col("ts").dt.timestamp("ms") >= from_ms)
         )
         now_ms = clock_ms if self._clock is None else int(self._clock() * 1000)

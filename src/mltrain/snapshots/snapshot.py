@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 from mltrain.candles.candle_file import find_damaged_blocks, read_candles
 from mltrain.candles.diff import compare_frames
 from mltrain.candles.frame import times_ms
-from mltrain.candles.funding import FUNDING_SCHEMA, check_funding, read_funding
-from mltrain.candles.input_tables import InputTable, KnownValues, decode_input
+from mltrain.candles.funding import check_funding, read_funding, take_input
+from mltrain.candles.input_tables import decode_input
 from mltrain.documents.records import to_json
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, join_first, nearest, read_folder, show
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from mltrain.candles.candle_file import Block
     from mltrain.candles.diff import FrameDiff
-    from mltrain.candles.input_tables import InputSpec
+    from mltrain.candles.input_tables import InputSpec, InputTable
     from mltrain.storage.manifest import Manifest
 
 FOLDER: Final = "snapshots"
@@ -151,26 +151,12 @@ class Snapshot(SnapshotRecord):
             facts.check_declared(spec, where=f"snapshot {self.id}")
             return self.stored_input(spec.name)
         if spec.file == FUNDING_FILE and self.funding_facts is not None:
-            return self._funding_input(spec)
+            own = {symbol: self.funding(symbol) for symbol in self.symbols}
+            return take_input(spec, own, where=f"the {FUNDING_FILE} of snapshot {self.id}")
         raise InputError(
             f"snapshot {self.id} has no input {spec.name} ({spec.column} of {spec.file})",
             hint=f"take it again with `{SNAPSHOT_COMMAND}`; DIR has {spec.file}",
         )
-
-    def _funding_input(self, spec: InputSpec) -> InputTable:
-        """Return a column of the snapshot's own funding events as the values of an input."""
-        columns = [name for name, dtype in FUNDING_SCHEMA.items() if dtype.is_numeric()]
-        if spec.known_at != "ts" or spec.column not in columns:
-            raise InputError(
-                f"the input {spec.name} reads {spec.column} of {spec.file} by {spec.known_at}, and the snapshot's own "
-                f"{FUNDING_FILE} has {' and '.join(columns)} by ts",
-                hint=f"declare `known_at: ts`, or give a file of your own: `{SNAPSHOT_COMMAND}`",
-            )
-        by_symbol = {}
-        for symbol in self.symbols:
-            events = self.funding(symbol).drop_nulls(spec.column)
-            by_symbol[symbol] = KnownValues(times_ms(events), events[spec.column].to_numpy())
-        return InputTable(by_symbol=by_symbol)
 
 
 @dataclass(frozen=True, slots=True)
