@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.card.machine import available_cores
 from mltrain.pipeline.predict import simulate_bench_candles
-from mltrain.serving.latency_bench import measure_latency
+from mltrain.serving.latency_bench import known_at_closes, measure_latency
 from mltrain.serving.model import open_model
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def bench_version(
     candles = simulate_bench_candles(model)
     needed = {model.symbols[0], *model.feature_set.leaders}
     newest = {symbol: candles[symbol].tail(model.lookback_bars) for symbol in needed}
+    inputs = known_at_closes(model.feature_set, candles)
     called_ns = clock()
-    model.predict_candles(newest)
+    model.predict_candles(newest, inputs=inputs)
     first_ms = (clock() - called_ns) / _NS_PER_MS
     latency = measure_latency(model, candles, samples=samples, clock=clock)
     cores = available_cores()

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.candles.funding import take_input
+from mltrain.candles.input_tables import InputTable, KnownValues
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.errors import InputError, RefusedError, UsageError
+from mltrain.features.input_join import join_inputs
 from mltrain.serving.model import load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, shorten_list
 from mltrain.snapshots.snapshot import open_snapshot
@@ -69,7 +72,10 @@ def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -
 
 
 def simulate_bench_candles(model: Model) -> dict[str, pl.DataFrame]:
-    """Simulate consecutive candles of the model's symbols and leaders, to measure speed: prices do not change it."""
+    """Simulate consecutive candles of the model's symbols and leaders, with its inputs joined, to measure speed.
+
+    Prices and values do not change it.
+    """
     market = SimSource()
     step_ms, end_ms = interval_ms(model.interval), market.clock_ms()
     bars = max(BENCH_BARS, 2 * model.lookback_bars)
@@ -80,7 +86,12 @@ def simulate_bench_candles(model: Model) -> dict[str, pl.DataFrame]:
     ts = pl.int_range(last_ms - (bars - 1) * step_ms, last_ms + 1, step_ms, eager=True).cast(TS_DTYPE).alias("ts")
     needed = sorted({*model.symbols, *model.feature_set.leaders})
     names = market.symbols()
-    return {symbol: market.candles(names[i % len(names)], window).with_columns(ts) for i, symbol in enumerate(needed)}
+    close_ms = ts.to_physical().to_numpy() + step_ms
+    known = InputTable(for_all=KnownValues(close_ms, np.sin(np.arange(bars))))
+    candles = {
+        symbol: market.candles(names[i % len(names)], window).with_columns(ts) for i, symbol in enumerate(needed)
+    }
+    return join_inputs(model.feature_set, candles, {spec.name: known for spec in model.feature_set.inputs})
 
 
 def find_model_source(model: Model, data_dir: Path, *, market: str | None = None) -> SourceSpec:

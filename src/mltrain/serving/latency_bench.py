@@ -58,7 +58,7 @@ def measure_latency(
     """
     # Read before the measurement itself loads the machine.
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    inputs = _known_at_closes(model.feature_set, candles)
+    inputs = known_at_closes(model.feature_set, candles)
     windows, matrix = _sample_calls(model, candles, inputs)
     before = _count_preemptions()
     candles_ns = _time_calls(partial(model.predict_candles, inputs=inputs), windows, samples, clock)
@@ -97,7 +97,7 @@ def _make_histogram(durations_ns: Sequence[int]) -> tuple[Bin, ...]:
     return tuple(Bin(from_ms, to_ms, calls) for (from_ms, to_ms), calls in zip(pairs, counts, strict=True))
 
 
-def _known_at_closes(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]) -> dict[str, InputTable]:
+def known_at_closes(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]) -> dict[str, InputTable]:
     """Return values of the inputs that give each of the joined candles the value that it has already."""
     step_ms = interval_ms(feature_set.interval)
 
