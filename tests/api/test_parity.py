@@ -105,6 +105,7 @@ CASES = [
     # config
     Case("config init", mt.config_init),
     Case("config show", mt.config_show),
+    Case("config show", partial(mt.config_show, holdout_from=dt.date(2026, 1, 1)), ("--holdout-from", "2026-01-01")),
     Case(
         "config show", partial(mt.config_show, trials=3, class_weight=2.5), ("--trials", "3", "--class-weight", "2.5")
     ),

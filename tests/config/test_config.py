@@ -227,6 +227,13 @@ def test_all_violations_come_in_one_message_with_their_lines(write_config):
         ("gates: {base_rate_low: 0.7}", "at most 0.5"),
         ("guards: {auc_warn: 0.95}", "must not be above auc_fail, 0.9; is 0.95"),
         ("val_ratio: .nan", "not a finite number"),
+        ("val_ratio: null", "val_ratio (line 1): must be a finite number, is null, and there is no holdout_from"),
+        ("holdout_from: 20260101", "holdout_from (line 1): must be a text, is 20260101"),
+        ("holdout_from: soon", "holdout_from (line 1): 'soon' is not a time"),
+        (
+            "seed: 1\nval_ratio: 0.2\nholdout_from: 2026-01-01",
+            "holdout_from (line 3): is given with val_ratio: give one",
+        ),
         ("seed: 1\nseed: 2", "line 2"),
         ("- 1", "must be a mapping"),
     ],
@@ -327,6 +334,8 @@ DART = "boosting: dart"
         (f"booster: {{{DART}, skip_drop: 0.25}}", "skip_drop"),
         (f"booster: {{{DART}, uniform_drop: true}}", "uniform_drop"),
         ("booster: {max_depth: 4}", "max_depth"),
+        ("holdout_from: 2026-01-01", "holdout_from"),
+        ("recency_half_life_days: 30", "recency_half_life_days"),
         ("booster: {min_gain_to_split: 0.5}", "min_gain_to_split"),
         ("booster: {extra_trees: true}", "extra_trees"),
         ("booster: {path_smooth: 3}", "path_smooth"),
@@ -350,6 +359,22 @@ def test_an_option_that_is_on_is_recorded_and_changes_the_study(write_config, te
     assert load_config(write_config(document), overrides={}) == config
     hashes = {study_sha256(c, registry_sha256="", warm_start=None) for c in (config, load_config(None, overrides={}))}
     assert len(hashes) == 2
+
+
+def test_the_later_layer_says_where_the_holdout_begins(write_config):
+    """A share in a file or an option replaces a time below it, and a time a share; both in one layer are refused."""
+    by_time, by_share = write_config("holdout_from: 2026-01-01"), load_config(None, overrides={"val_ratio": 0.3})
+    timed = load_config(by_time, overrides={})
+
+    assert (timed.val_ratio, timed.holdout_from_ms) == (None, 1_767_225_600_000)
+    assert timed.to_json()["holdout_from"] == "2026-01-01T00:00:00Z"
+    assert load_config(None, overrides=timed.to_json()) == timed
+    assert load_config(by_time, overrides={"val_ratio": 0.3}) == by_share
+    shown = {s.key: s for s in explain_config(by_time, overrides={})}
+    assert (shown["val_ratio"].value, shown["holdout_from"].where) == (None, f"{by_time}, line 1")
+    assert load_config(write_config("val_ratio: 0.3"), overrides={"holdout_from": "2026-01-01T00:00Z"}) == timed
+    with pytest.raises(UsageError, match="options: holdout_from: is given with val_ratio: give one of the two"):
+        load_config(None, overrides={"holdout_from": "2026-01-01", "val_ratio": 0.3})
 
 
 def test_constraints_name_features_of_the_registry():

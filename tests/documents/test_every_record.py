@@ -165,7 +165,13 @@ def instances(cls, limits=None):
     drawn = st.fixed_dictionaries({name: values(hints[name], limits) for name in kept})
     if cls is TrainConfig:
         # The search may have any of the boosters' options.
-        drawn = drawn.map(lambda options: options | {"booster": BoosterConfig(63, boosting="dart")})
+        drawn = drawn.map(
+            lambda options: {
+                **options,
+                "booster": BoosterConfig(63, boosting="dart"),
+                "val_ratio": 0.2 if options["holdout_from_ms"] is None else None,
+            }
+        )
     return drawn.map(lambda options: attempt(cls, options)).filter(lambda found: found is not None)
 
 

@@ -12,16 +12,20 @@ import polars as pl
 import pytest
 
 from mltrain.candles.frame import times_ms
+from mltrain.card.model_card import ModelCard
 from mltrain.card.training_results import TrainingData
 from mltrain.card.validation import check_card
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError, LockedError
 from mltrain.features.computation import compute_features
 from mltrain.features.registry import load_registry
+from mltrain.pipeline.plan import plan_training
 from mltrain.pipeline.prepare import read_candles, split_samples
 from mltrain.pipeline.retrain import find_same_version, retrain_version
 from mltrain.pipeline.train import fit_model
+from mltrain.pipeline.walk_forward import WalkForward, score_walk_forward
 from mltrain.progress import Silent
+from mltrain.report.texts import list_commands
 from mltrain.serving.fast_row import SlowPathWarning
 from mltrain.serving.model import load, model_from_bundle
 from mltrain.sources.opening import open_source
@@ -325,6 +329,7 @@ OPTIONS = {
     },
     "search.space.max_depth": {"low": 3, "high": 5, "scale": "linear", "default": 5},
     "recency_half_life_days": 4,
+    "holdout_from": "2025-10-14T18:00:00Z",
 }
 
 
@@ -424,6 +429,45 @@ def test_the_card_records_the_options_of_the_boosters(trained, bound):
     assert "counted half" not in without["notes"]
     assert find_same_version(workshop.request(report.training.data.snapshot, **OPTIONS), workshop.store) is not None
     assert find_same_version(workshop.request(report.training.data.snapshot), workshop.store) is None
+
+
+def test_a_holdout_from_a_time_is_planned_recorded_and_judged(bound):
+    """Plan, training and card agree that it begins there; the study is another one than with a share."""
+    workshop, report = bound
+    request = workshop.request(report.training.data.snapshot, **OPTIONS)
+    card, start_ms = card_of(report), parse_time(OPTIONS["holdout_from"])
+
+    assert plan_training(request, progress=Silent()).blocks == report.training.data.split.blocks()
+    assert report.training.data.split.holdout.start_ms == start_ms
+    assert pl.read_parquet(report.folder / "holdout.parquet")["ts"].min().timestamp() * 1000 == start_ms
+    assert (card["lineage"]["config"]["val_ratio"], card["lineage"]["config"]["holdout_from"]) == (
+        None,
+        OPTIONS["holdout_from"],
+    )
+    assert any(
+        "--holdout-from 2025-10-14T18:00:00Z" in line for line, _ in list_commands(ModelCard(card), report.version)
+    )
+    other = workshop.request(report.training.data.snapshot, **{**OPTIONS, "holdout_from": "2025-10-14T18:01:00Z"})
+    assert request.study != other.study
+
+
+def test_a_walk_forward_before_the_time_of_the_holdout_sets_aside_a_share(bound):
+    """Each fit of a version with `holdout_from` sets aside the share that the version's holdout had."""
+    workshop, report = bound
+    version = workshop.store.open_version(report.version)
+    window = TimeRange(parse_time("2025-10-14T12:00:00Z"), parse_time("2025-10-15T12:00:00Z"))
+    scores, steps = score_walk_forward(
+        version,
+        open_stored(report),
+        WalkForward(days=1),
+        candles=read_candles(report.training.data.snapshot, Silent()),
+        inputs={},
+        window=window,
+        progress=Silent(),
+    )
+
+    assert len(steps) == 1
+    assert scores["p"].null_count() < scores.height == 1440
 
 
 def test_constraints_of_unknown_features_are_refused_before_anything_is_read(trained):

@@ -57,6 +57,42 @@ def test_no_label_of_an_earlier_block_reaches_a_later_one(new_samples, seed, hor
         assert samples.ts_ms[block.span][[0, -1]].tolist() == [block.start_ms, block.end_ms]
 
 
+def from_time(samples, time_ms, **options):
+    options = {"fold_count": 5, "fold_start": 0.5, "embargo_ms": MINUTE_MS, **options}
+    return plan_split(samples, val_ratio=None, holdout_from_ms=time_ms, **options)
+
+
+@settings(max_examples=40)
+@given(start=st.integers(MINUTE_MS * 2_000, MINUTE_MS * 2_800), fold_start=st.floats(0.3, 0.5), count=st.integers(2, 5))
+def test_the_holdout_begins_at_the_given_time(new_samples, start, fold_start, count):
+    """Its first row is the first at or after the time, its last is the last of all, and the folds end before it."""
+    samples = new_samples()
+    split = from_time(samples, start, fold_start=fold_start, fold_count=count)
+
+    assert split.holdout.start_ms == samples.ts_ms[samples.ts_ms >= start].min()
+    assert split.holdout.stop_row == samples.ts_ms.size
+    for block in split.blocks()[2:]:
+        assert block.end_ms < start
+    for earlier, later in neighbours(split):
+        assert samples.label_end_ms[earlier.span].max() + MINUTE_MS < samples.ts_ms[later.span].min()
+
+
+@pytest.mark.parametrize(
+    ("minute", "message", "hint"),
+    [
+        (0, r"cannot begin at 1970-01-01T00:00:00Z \(holdout_from\)", "a time between these two"),
+        (3_000, "from 1970-01-01T00:00:00Z to 1970-01-03T01:59:00Z", "a time between these two"),
+        (2_999, "too little data: holdout has 2 of the 200 rows", "an earlier --holdout-from"),
+        (600, "too little data: fold 1 train has 596", "a later --holdout-from"),
+    ],
+)
+def test_a_time_that_leaves_too_little_is_refused(samples, minute, message, hint):
+    """Outside the rows, or with too few on either side; the hint says in which direction to go."""
+    with pytest.raises(InputError, match=message) as caught:
+        from_time(samples, minute * MINUTE_MS)
+    assert hint in caught.value.hint
+
+
 def test_blocks_by_hand(new_samples):
     """The bounds for ten thousand minutes of one symbol, with horizon and embargo of one bar."""
     split = plan(new_samples(rows=10_000, symbols=1))

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
-from mltrain.api.workspace import DATA_DIR
+from mltrain.api.workspace import DATA_DIR, read_time
 from mltrain.documents.results import Result
 from mltrain.errors import UsageError
 from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
-    from mltrain.api.workspace import PathText
+    from mltrain.api.workspace import PathText, Time
     from mltrain.config.loading import Setting
     from mltrain.documents.values import Json
 
@@ -27,6 +27,7 @@ OPTIONS: Final = {
     "calibration": "--calibration",
     "class_weight": "--class-weight",
     "val_ratio": "--val-ratio",
+    "holdout_from": "--holdout-from",
     "seed": "--seed",
     "max_rows": "--max-rows",
 }
@@ -58,6 +59,13 @@ class ConfigInitResult(Result):
     file: Path
 
 
+def read_setting_time(holdout_from: Time | None) -> str | None:
+    """Return the argument `holdout_from` as train.yml has it; None: not given."""
+    from mltrain.times import format_ms
+
+    return None if holdout_from is None else format_ms(read_time(holdout_from, "holdout_from"))
+
+
 def config_show(
     config: PathText | None = None,
     *,
@@ -66,6 +74,7 @@ def config_show(
     calibration: Calibration | None = None,
     class_weight: ClassWeight | None = None,
     val_ratio: float | None = None,
+    holdout_from: Time | None = None,
     seed: int | None = None,
     max_rows: int | None = None,
     data_dir: PathText = DATA_DIR,
@@ -79,6 +88,7 @@ def config_show(
         calibration: How scores become probabilities.
         class_weight: Weight of the positive class in a fit.
         val_ratio: Share of the time range held out.
+        holdout_from: Hold out all candles that open at this time, UTC, or later, instead of a share.
         seed: Random seed.
         max_rows: Use only the newest candles; 0: all.
         data_dir: The data folder.
@@ -99,6 +109,7 @@ def config_show(
         "calibration": calibration,
         "class_weight": class_weight,
         "val_ratio": val_ratio,
+        "holdout_from": read_setting_time(holdout_from),
         "seed": seed,
         "max_rows": max_rows,
     }

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
+from mltrain.api.config import read_setting_time
 from mltrain.api.references import read_snapshot, read_version
 from mltrain.api.train_result import DemoPrediction, DemoResult, ExistingVersion, TrainedVersion
 from mltrain.api.workspace import DATA_DIR, current_user, open_store, read_clock, read_progress
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mltrain.api.references import SnapshotRef, VersionRef
-    from mltrain.api.workspace import PathText, ProgressLike
+    from mltrain.api.workspace import PathText, ProgressLike, Time
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet, Registry
     from mltrain.pipeline.plan import Plan
@@ -41,6 +42,7 @@ def train(
     calibration: CalibrationName | None = None,
     class_weight: ClassWeight | None = None,
     val_ratio: float | None = None,
+    holdout_from: Time | None = None,
     seed: int | None = None,
     max_rows: int | None = None,
     features: PathText | Mapping[str, Any] | Registry | FeatureSet | None = None,
@@ -66,12 +68,13 @@ def train(
 
     Args:
         snapshot: The candles: "latest", an id, a path, or a snapshot.
-        trials: Number of hyperparameter sets to try. Like the next six, it overrides the key of train.yml that has its
+        trials: Number of hyperparameter sets to try. Like the next seven, it overrides the key of train.yml with its
             name; None: as configured.
         early_stop: Rounds without improvement before a fit stops.
         calibration: How scores become probabilities; "auto" takes the method of least out-of-fold log loss.
         class_weight: Weight of the positive class in a fit; probabilities are corrected for it.
         val_ratio: Share of the time range that is held out.
+        holdout_from: Hold out all candles that open at this time, UTC, or later, instead of a share.
         seed: Random seed.
         max_rows: Use only so many of the newest candles; 0: all.
         features: The registry: a file, the name of a packaged one, the content of such a file as a mapping, or the
@@ -115,6 +118,7 @@ def train(
             "calibration": calibration,
             "class_weight": class_weight,
             "val_ratio": val_ratio,
+            "holdout_from": read_setting_time(holdout_from),
             "seed": seed,
             "max_rows": max_rows,
         },
@@ -147,6 +151,7 @@ def train_plan(
     calibration: CalibrationName | None = None,
     class_weight: ClassWeight | None = None,
     val_ratio: float | None = None,
+    holdout_from: Time | None = None,
     seed: int | None = None,
     max_rows: int | None = None,
     features: PathText | Mapping[str, Any] | Registry | FeatureSet | None = None,
@@ -174,6 +179,7 @@ def train_plan(
         calibration: How scores become probabilities.
         class_weight: Weight of the positive class in a fit.
         val_ratio: Share of the time range that is held out.
+        holdout_from: Hold out all candles that open at this time, UTC, or later, instead of a share.
         seed: Random seed.
         max_rows: Use only so many of the newest candles; 0: all.
         features: The registry.
@@ -206,6 +212,7 @@ def train_plan(
             "calibration": calibration,
             "class_weight": class_weight,
             "val_ratio": val_ratio,
+            "holdout_from": read_setting_time(holdout_from),
             "seed": seed,
             "max_rows": max_rows,
         },

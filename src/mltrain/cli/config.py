@@ -59,6 +59,10 @@ ClassWeight = Annotated[
     ),
 ]
 ValRatio = Annotated[float | None, data_option("--val-ratio", help="Share of the time range held out.")]
+HoldoutFrom = Annotated[
+    str | None,
+    data_option("--holdout-from", metavar="TIME", help="Hold out all candles from this open time, UTC, on."),
+]
 Seed = Annotated[int | None, search_option("--seed", min=0, help="Random seed.")]
 MaxRows = Annotated[int | None, data_option("--max-rows", min=0, help="Use only the newest candles; 0: all.")]
 Config = Annotated[
@@ -113,6 +117,7 @@ def config_show(
     calibration: CalibrationOption = None,
     class_weight: ClassWeight = None,
     val_ratio: ValRatio = None,
+    holdout_from: HoldoutFrom = None,
     seed: Seed = None,
     max_rows: MaxRows = None,
 ) -> Outcome:
@@ -126,6 +131,7 @@ def config_show(
         calibration=None if calibration is None else calibration.value,
         class_weight=read_class_weight(class_weight),
         val_ratio=val_ratio,
+        holdout_from=holdout_from,
         seed=seed,
         max_rows=max_rows,
         data_dir=session.data_dir,

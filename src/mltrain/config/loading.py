@@ -111,18 +111,18 @@ def comment_config() -> str:
 def _load(user: Located | None, overrides: Mapping[str, Json]) -> TrainConfig:
     """Return the configuration: the packaged defaults, the user's parsed file over them, options over both."""
     defaults = _read_yaml(packaged_config("train.yml"))[0]
-    merged = defaults if user is None else replace(user, value=_merge(defaults.value, _drop_retired(user.value)))
+    merged = defaults if user is None else replace(user, value=_lay_over(defaults.value, _drop_retired(user.value)))
     config = read_record(merged, TrainConfig)
     if not overrides:
         return config
-    value = merged.value
+    given: Json = {}
     for dotted, override in overrides.items():
         nested = override
         for key in reversed(dotted.split(".")):
             nested = {key: nested}
-        value = _merge(value, _drop_retired(nested))
+        given = _merge(given, nested)
     try:
-        return read_record(Located(value, "options"), TrainConfig)
+        return read_record(Located(_lay_over(merged.value, _drop_retired(given)), "options"), TrainConfig)
     except InputError as err:
         raise UsageError(err.message, hint=err.hint) from err
 
@@ -148,6 +148,15 @@ def _drop_retired(value: Json) -> Json:
     if not isinstance(value, dict) or not isinstance(part := value.get(section), dict):
         return value
     return {**value, section: {key: item for key, item in part.items() if key != retired}}
+
+
+def _lay_over(base: Json, over: Json) -> Json:
+    """Return one layer of a configuration over another: either way of placing the holdout replaces the other way."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        for key, other in (("val_ratio", "holdout_from"), ("holdout_from", "val_ratio")):
+            if over.get(key) is not None:
+                base = {**base, other: None}
+    return _merge(base, over)
 
 
 def _merge(base: Json, over: Json) -> Json:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
-from mltrain.documents.records import OMIT_DEFAULT, Limits, RecordError, record, to_json
+from mltrain.documents.records import OMIT_DEFAULT, Key, Limits, RecordError, TimeMs, record, to_json
 from mltrain.documents.strict_json import canonical_json
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
 from mltrain.storage.hashing import sha256_bytes
+from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -362,7 +363,7 @@ class TrainConfig:
 
     Attributes:
         seed: Random seed of the search, the boosters, the bootstrap and the guards.
-        val_ratio: Share of the time range that is the holdout.
+        val_ratio: Share of the time range that is the holdout; None: `holdout_from_ms` says where it begins.
         max_rows: Number of the newest candles that are used, all symbols together; 0: all.
         calibration: The method; "auto" uses the one with the least log loss on later rows.
         class_weight: Weight of the positive class in a fit, the negative class having 1; "balanced": the ratio of
@@ -378,10 +379,11 @@ class TrainConfig:
         economics: What trading costs.
         recency_half_life_days: Days after which a row weighs half as much in a fit, counted back from the newest row of
             that fit; 0: all rows weigh the same.
+        holdout_from_ms: Open time from which rows are the holdout, ms UTC; None: `val_ratio` says how long it is.
     """
 
     seed: Annotated[int, Limits(0, 2**31 - 1)]
-    val_ratio: Annotated[float, Limits(0.05, 0.5)]
+    val_ratio: Annotated[float | None, Limits(0.05, 0.5)]
     max_rows: Annotated[int, Limits(0, 2**40)]
     calibration: Calibration
     class_weight: ClassWeight
@@ -395,8 +397,13 @@ class TrainConfig:
     guards: GuardConfig
     economics: EconomicsConfig
     recency_half_life_days: Annotated[float, Limits(0, 100_000), OMIT_DEFAULT] = 0.0
+    holdout_from_ms: Annotated[TimeMs | None, Key("holdout_from"), OMIT_DEFAULT] = None
 
     def __post_init__(self) -> None:
+        if self.val_ratio is None and self.holdout_from_ms is None:
+            raise RecordError((("val_ratio",), "must be a finite number, is null, and there is no holdout_from"))
+        if self.val_ratio is not None and self.holdout_from_ms is not None:
+            raise RecordError((("holdout_from",), "is given with val_ratio: give one of the two"))
         booster = self.booster
         for name in self.search.space.defaults():
             place = ("search", "space", name)
@@ -437,6 +444,8 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mappi
     # Left out where it is off: the hashes of earlier versions have no such key.
     if config.recency_half_life_days:
         covered["recency_half_life_days"] = config.recency_half_life_days
+    if config.holdout_from_ms is not None:
+        covered["holdout_from"] = format_ms(config.holdout_from_ms)
     if warm_start is not None:
         covered["warm_start"] = dict(warm_start)
     return sha256_bytes(canonical_json(covered))

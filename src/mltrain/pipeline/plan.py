@@ -111,7 +111,12 @@ def _count_candles(request: TrainRequest) -> int:
 
 def _predict_peak(request: TrainRequest, *, workers: int) -> int:
     """Return the predicted peak memory of all processes of a training together, in bytes."""
-    config, features = request.config, len(request.feature_set.names)
+    config, features, val_ratio = request.config, len(request.feature_set.names), request.config.val_ratio
+    if config.holdout_from_ms is not None:
+        # As if the candles were evenly spread; a time outside them is refused later, by the split.
+        start_ms = min(entry.first_ms for entry in request.snapshot.facts)
+        end_ms = max(entry.last_ms for entry in request.snapshot.facts)
+        val_ratio = min(max((end_ms - config.holdout_from_ms) / max(end_ms - start_ms, 1), 0.0), 1.0)
     return predict_peak_bytes(
-        _count_candles(request), features, config.folds, val_ratio=config.val_ratio, workers=workers
+        _count_candles(request), features, config.folds, val_ratio=val_ratio or 0.0, workers=workers
     )

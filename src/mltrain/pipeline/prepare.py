@@ -24,7 +24,7 @@ from mltrain.names import join_first
 from mltrain.times import format_duration, format_ms, interval_ms
 from mltrain.training.label import make_labels
 from mltrain.training.samples import build_samples, build_samples_and_ties, keep_newest, keep_symbols
-from mltrain.training.split import find_absent_symbols, plan_split
+from mltrain.training.split import find_absent_symbols, find_holdout_start, plan_split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -123,6 +123,7 @@ def split_samples(samples: Samples, feature_set: FeatureSet, config: TrainConfig
     return plan_split(
         samples,
         val_ratio=config.val_ratio,
+        holdout_from_ms=config.holdout_from_ms,
         fold_count=config.folds.count,
         fold_start=config.folds.start,
         embargo_ms=feature_set.label.horizon_bars * interval_ms(feature_set.interval),
@@ -143,8 +144,8 @@ def cut_samples(
     given_symbols = samples.symbols
     # Repeated, because removing the rows of a symbol moves the ends of the blocks.
     while True:
-        first_ms, end_ms = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
-        trained = _find_symbols(samples, samples.ts_ms < first_ms + (end_ms - first_ms) * (1 - config.val_ratio))
+        start_ms = find_holdout_start(samples, val_ratio=config.val_ratio, holdout_from_ms=config.holdout_from_ms)
+        trained = _find_symbols(samples, samples.ts_ms < start_ms)
         if trained == set(samples.symbols):
             split = split_samples(samples, feature_set, config)
             # The purge may have removed the last rows of a symbol.

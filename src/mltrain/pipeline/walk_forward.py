@@ -121,6 +121,9 @@ def score_walk_forward(
     if len(cuts) > _MAX_STEPS:
         raise UsageError(f"{len(cuts):,} steps: at most {_MAX_STEPS:,} are made", hint="use a longer --walk-forward")
     config = read_training_config(version, card)
+    if config.holdout_from_ms is not None:
+        # That time may lie after the rows of a step: each step sets aside the share that the version's holdout had.
+        config = replace(config, holdout_from_ms=None, val_ratio=_holdout_share(card))
     if plan.trials is not None:
         config = replace(config, search=replace(config.search, trials=plan.trials))
     # A value of the card is checked by the code that uses it.
@@ -169,6 +172,16 @@ def score_walk_forward(
         steps.append(WalkForwardStep(cut_ms, end_ms, fit.samples.y.size, sha256_bytes(bundle.to_bytes())))
         progress.advance(note=format_ms(cut_ms))
     return pl.concat(scores), tuple(steps)
+
+
+def _holdout_share(card: ModelCard) -> float:
+    """Return the share of a version's time range that was its holdout, within the limits of val_ratio."""
+    blocks = [block for name in ("inner", "holdout") if (block := card.block(name)) is not None]
+    times_ms = [time_ms for block in blocks for key in ("start", "end") if (time_ms := block.time_ms(key)) is not None]
+    if len(times_ms) != 4:
+        raise InputError("the card does not say where the version's holdout began")
+    start_ms, _, holdout_start_ms, end_ms = times_ms
+    return min(max((end_ms - holdout_start_ms) / (end_ms - start_ms), 0.05), 0.5)
 
 
 def _fit(fit: _Fit) -> Bundle:

@@ -498,10 +498,12 @@ def list_commands(card: ModelCard, name: str) -> tuple[tuple[str, str], ...]:
                 words += [option, str(value)]
         lines.append((shlex.join(words), "Take the snapshot again, if it is gone."))
     trials, val_ratio = card.number("search", "trials_asked_for"), card.number("lineage", "config", "val_ratio")
+    holdout = card.text("lineage", "config", "holdout_from")
+    holdout_words = ["--val-ratio", f"{val_ratio:g}"] if val_ratio is not None else ["--holdout-from", f"{holdout}"]
     seed, method = card.number("lineage", "seed"), card.text("calibration", "requested")
-    if trials is not None and val_ratio is not None and seed is not None and method is not None:
+    if trials is not None and (val_ratio or holdout) and seed is not None and method is not None:
         words = ["mltrain", "train", "--snapshot", snapshot, "--trials", f"{trials:.0f}", "--seed", f"{seed:.0f}"]
-        words += ["--val-ratio", f"{val_ratio:g}", "--calibration", method]
+        words += [*holdout_words, "--calibration", method]
         words += ["--features", f"data/models/{name}/features.yml"]
         lines.append((shlex.join(words), "Search again; the card's lineage.config has the settings not named here."))
     lines.append((f"mltrain evaluate {name} --snapshot NEWER", "Score it on candles that did not exist yet."))

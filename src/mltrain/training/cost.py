@@ -42,7 +42,7 @@ def predict_peak_bytes(rows: int, features: int, folds: FoldConfig, *, val_ratio
         rows: Number of candles of all symbols.
         features: Number of features.
         folds: Number of walk-forward folds, and share of the inner part before the first validation block.
-        val_ratio: Share of the rows in the holdout, in (0, 1).
+        val_ratio: Share of the rows in the holdout, in [0, 1].
         workers: Number of processes that run trials; 1: this process runs them.
     """
     inner_rows = rows * (1 - val_ratio)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.errors import InputError
-from mltrain.times import DAY_MS
+from mltrain.times import DAY_MS, format_ms
 from mltrain.training.samples import MIN_TRAIN_ROWS
 
 if TYPE_CHECKING:
@@ -88,14 +88,45 @@ class Split:
         return (self.inner, self.holdout, *(block for fold in self.folds for block in (fold.train, fold.valid)))
 
 
+def find_holdout_start(samples: Samples, *, val_ratio: float | None, holdout_from_ms: int | None = None) -> float:
+    """Return the open time, ms UTC, from which the rows of samples are the holdout.
+
+    Args:
+        samples: All rows, in the order of time.
+        val_ratio: Share of the time range, at its end, that is the holdout, in (0, 1); None: `holdout_from_ms`.
+        holdout_from_ms: The time itself.
+
+    Raises:
+        InputError: The time is not after the first row and at or before the last one.
+    """
+    first_ms, last_ms = int(samples.ts_ms[0]), int(samples.ts_ms[-1])
+    if holdout_from_ms is None:
+        return first_ms + (last_ms + 1 - first_ms) * (1 - (val_ratio or 0))
+    if not first_ms < holdout_from_ms <= last_ms:
+        raise InputError(
+            f"the holdout cannot begin at {format_ms(holdout_from_ms)} (holdout_from): expected a time among the rows, "
+            f"which open from {format_ms(first_ms)} to {format_ms(last_ms)}",
+            hint="pass a time between these two, or --val-ratio instead",
+        )
+    return holdout_from_ms
+
+
 def plan_split(
-    samples: Samples, *, val_ratio: float, fold_count: int, fold_start: float, embargo_ms: int, warm_up_ms: int = 0
+    samples: Samples,
+    *,
+    val_ratio: float | None,
+    holdout_from_ms: int | None = None,
+    fold_count: int,
+    fold_start: float,
+    embargo_ms: int,
+    warm_up_ms: int = 0,
 ) -> Split:
     """Cut the samples into blocks of time: the inner part with its folds, and the holdout.
 
     Args:
         samples: All rows, in the order of time.
-        val_ratio: Share of the time range, at its end, that is the holdout, in (0, 1).
+        val_ratio: Share of the time range, at its end, that is the holdout, in (0, 1); None: `holdout_from_ms`.
+        holdout_from_ms: Open time from which rows are the holdout, ms UTC.
         fold_count: Number of folds.
         fold_start: Share of the inner part's time before the first validation block, in (0, 1); the rest is cut evenly.
         embargo_ms: Least distance from the end of a block's labels to the next block, in ms.
@@ -109,9 +140,12 @@ def plan_split(
         InputError: A block has too few rows (the message says how many days are needed) or only one class.
     """
     first_ms, stop_ms = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
-    inner_end_ms = first_ms + (stop_ms - first_ms) * (1 - val_ratio)
+    inner_end_ms = find_holdout_start(samples, val_ratio=val_ratio, holdout_from_ms=holdout_from_ms)
     inner_shares = [fold_start + (1 - fold_start) * k / fold_count for k in range(fold_count + 1)]
     starts_ms = [first_ms + (inner_end_ms - first_ms) * share for share in inner_shares]
+    if holdout_from_ms is not None:
+        # Rounding must not move it by a row.
+        starts_ms[-1] = holdout_from_ms
     # The first row at or after each start: rows of one time are always on the same side.
     bounds = [int(row) for row in np.searchsorted(samples.ts_ms, np.ceil(starts_ms))]
 
@@ -126,7 +160,14 @@ def plan_split(
         folds=folds,
         embargo_ms=embargo_ms,
     )
-    _check_rows(samples, split, val_ratio=val_ratio, fold_start=fold_start, warm_up_ms=warm_up_ms)
+    _check_rows(
+        samples,
+        split,
+        holdout_share=(stop_ms - inner_end_ms) / (stop_ms - first_ms) if val_ratio is None else val_ratio,
+        holdout_from_ms=holdout_from_ms,
+        fold_start=fold_start,
+        warm_up_ms=warm_up_ms,
+    )
     for block in split.blocks():
         ups = np.count_nonzero(samples.y[block.span])
         if ups in {0, block.rows}:
@@ -169,18 +210,26 @@ def _cut_purged(samples: Samples, name: str, first_row: int, next_row: int, *, e
     )
 
 
-def _check_rows(samples: Samples, split: Split, *, val_ratio: float, fold_start: float, warm_up_ms: int) -> None:
+def _check_rows(
+    samples: Samples,
+    split: Split,
+    *,
+    holdout_share: float,
+    holdout_from_ms: int | None,
+    fold_start: float,
+    warm_up_ms: int,
+) -> None:
     """Refuse a split with a block of too few rows; the error says how many days of candles would suffice.
 
-    `val_ratio` and `fold_start` are the shares by which `plan_split` cut the time range; `warm_up_ms` is as there.
+    `holdout_share` and `fold_start` are the shares by which `plan_split` cut the time range; the others are as there.
     """
     minimum = {b: MIN_TRAIN_ROWS if b.name.endswith("train") else MIN_VALID_ROWS for b in split.blocks()}
     short = next((b for b in split.blocks() if b.rows < minimum[b]), None)
     if short is None:
         return
     # Each block's share of the time range, before the purge.
-    inner_share, fold_step = 1 - val_ratio, (1 - fold_start) / len(split.folds)
-    shares = {split.inner: inner_share, split.holdout: val_ratio}
+    inner_share, fold_step = 1 - holdout_share, (1 - fold_start) / len(split.folds)
+    shares = {split.inner: inner_share, split.holdout: holdout_share}
     for k, fold in enumerate(split.folds):
         shares |= {fold.train: inner_share * (fold_start + k * fold_step), fold.valid: inner_share * fold_step}
     days = (int(samples.ts_ms[-1]) - int(samples.ts_ms[0]) + 1) / DAY_MS
@@ -191,6 +240,10 @@ def _check_rows(samples: Samples, split: Split, *, val_ratio: float, fold_start:
     hint = f"take a snapshot of at least {days_needed} days, or of more symbols"
     if days_needed > _LONGEST_HISTORY_DAYS:
         hint = f"take more symbols or a shorter interval: these candles would have to reach {days_needed} days back"
+    if holdout_from_ms is not None:
+        hint = "choose a later --holdout-from, or take a snapshot that begins earlier"
+        if short is split.holdout:
+            hint = "choose an earlier --holdout-from, or take a snapshot that ends later"
     raise InputError(
         f"too little data: {short.name} has {short.rows:,} of the {minimum[short]:,} rows that it needs, "
         f"from {rows:,} rows over {days:.1f} days in all",
