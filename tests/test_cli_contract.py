@@ -15,10 +15,13 @@ import pytest
 from tools.json_schemas import DOCUMENTS
 
 from support.commands import ARGUMENTS, COMMANDS
-from support.program import MLTRAIN, NEUTRAL, QUICK, call, run_warm
+from support.program import FEW_FEATURES, MLTRAIN, NEUTRAL, QUICK, call, run_warm
 
 # The same output for less work.
-READ_BY_NOBODY = {("train",): ["--trials", "1", "--config", QUICK, "--dry-run"]}
+READ_BY_NOBODY = {
+    ("features", "audit"): ["--features", FEW_FEATURES],
+    ("train",): ["--trials", "1", "--config", QUICK, "--features", FEW_FEATURES, "--dry-run"],
+}
 WORKING = [c for c in COMMANDS if ARGUMENTS.get(c, []) is not None]
 WITHOUT_DATA = {
     *(

@@ -81,11 +81,10 @@ def test_planted_leak_is_caught(name, market, audited):
 RARE = [name for name in leaks.LEAKS if name.endswith(("_now_and_then", "_memory", "_trades", "_divides", "_gap"))]
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", RARE)
-def test_a_rare_leak_is_caught_with_any_seed(name, seed, market):
-    """A leak at one candle in two thousand does not depend on the cut points."""
-    assert not audit(market, leaks.LEAKS[name].line, seed=seed, points=30).passed
+def test_a_rare_leak_is_caught_with_any_seed(name, market):
+    """A leak at one candle in two thousand does not depend on the cut points: the test above has another seed."""
+    assert not audit(market, leaks.LEAKS[name].line, seed=0, points=30).passed
 
 
 WHY = {

@@ -116,8 +116,8 @@ def test_killed_and_resumed_it_is_the_uninterrupted_one(words, uninterrupted, da
     assert [path.name for path in (data_dir / "studies").iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("to_group", [True, False])
+# As a terminal and as a service manager send them; test_cli_contract.py sends all of them to the process alone.
+@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_an_interrupted_training_leaves_only_the_study(words, data_dir, number, to_group):
     """A signal to the group or the process gives its exit code, and leaves no orphan and no temporary file."""
     mark = f"MLTRAIN_TEST_MARK={uuid.uuid4()}"

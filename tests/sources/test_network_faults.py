@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
+from functools import cache
 
 import pytest
 
@@ -240,6 +241,7 @@ def take(server, data_dir, *, archive=False, days=2, progress=None, refresh=Fals
     return take_snapshot(data_dir, source, spec, request, **options)
 
 
+@cache
 def true_content(days=2, end_ms=CLOCK_MS):
     window = TimeRange(end_ms - days * DAY_MS, end_ms)
     return [content_sha256(SimSource(end_ms=end_ms).candles(symbol, window)) for symbol in SYMBOLS]

@@ -38,6 +38,8 @@ class Run:
 
 # The configuration of a training that measures latency on few samples.
 QUICK = Path(__file__).with_name("quick.yml")
+# A registry of four features, for tests that are about something else.
+FEW_FEATURES = QUICK.with_name("few_features.yml")
 NEUTRAL = {k: v for k, v in os.environ.items() if not k.startswith(("MLTRAIN_", "FORCE_COLOR", "GITHUB_", "COLUMNS"))}
 # Read before `mltrain` begins, by Python, the loader of libraries and the libraries.
 READ_BEFORE = ("PYTHON", "LD_", "OMP_")
