@@ -8,13 +8,17 @@ import polars as pl
 import pytest
 
 from mltrain.candles.frame import times_ms
+from mltrain.candles.input_tables import InputTable
 from mltrain.errors import InputError
 from mltrain.features.computation import compute_features
+from mltrain.features.input_join import join_inputs
 from mltrain.features.inspection import AROUND_BARS, inspect_feature
 from mltrain.features.registry import load_registry
+from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.report.feature_plot import plot_inspection
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
+from support.own_columns import FUNDING, known
 
 STEP_MS = 60_000
 FEATURES = load_registry(interval="1m")
@@ -96,3 +100,54 @@ def test_the_plot_is_valid(row, lines, candles):
             x, y = map(float, point.split(","))
             assert 0 <= x <= width
             assert 0 <= y <= height
+
+
+READERS = FeatureSet(
+    1,
+    "1m",
+    LabelSpec(kind="direction", horizon_bars=1, ties="drop"),
+    (
+        FeatureSpec("change", "input_change", {"input": "funding", "bars": 2}),
+        FeatureSpec("led", "input_value", {"input": "leader_funding"}, "BTCUSDT"),
+    ),
+    (FUNDING,),
+)
+
+
+def test_an_inspection_has_the_joined_values(candles):
+    """At each candle around it: what was known at the close, since when, and its age; the first is not known yet."""
+    times = times_ms(candles["ETHUSDT"])
+    at_ms = int(times[300])
+    known_ms = [at_ms - 2 * STEP_MS, at_ms + 4 * STEP_MS + 1_000]
+    inputs = {
+        "funding": InputTable(by_symbol={"ETHUSDT": known(known_ms, [1.0, 2.0]), "BTCUSDT": known(known_ms[:1], [5.0])})
+    }
+    joined = join_inputs(READERS, candles, inputs)
+
+    own = inspect_feature(READERS, "change", symbol="ETHUSDT", candles=joined, ts_ms=at_ms, inputs=inputs)
+    led = inspect_feature(READERS, "led", symbol="ETHUSDT", candles=joined, ts_ms=at_ms, inputs=inputs)
+    early = inspect_feature(
+        READERS, "change", symbol="ETHUSDT", candles=joined, ts_ms=at_ms - 2 * STEP_MS, inputs=inputs
+    )
+
+    assert [value.value for value in own.joined] == [None, None, *[1.0] * 7, 2.0, 2.0]
+    assert [value.ts_ms for value in own.joined] == [at_ms + bars * STEP_MS for bars in range(-5, 6)]
+    assert {value.close_ms - value.ts_ms for value in own.joined} == {STEP_MS}
+    assert [value.age_ms for value in own.joined][2:] == [*(bars * STEP_MS for bars in range(7)), 59_000, 119_000]
+    assert own.joined[0].known_ms is own.joined[0].age_ms is None
+    assert {(value.input, value.symbol) for value in led.joined} == {("funding", "BTCUSDT")}
+    assert early.why_none.startswith("at 1 of the 3 candles of ETHUSDT that it needs, no value of the input funding")
+
+
+def test_a_value_that_is_too_old_keeps_its_time(candles):
+    """It is not joined, but the time shows why."""
+    at_ms = int(times_ms(candles["ETHUSDT"])[300])
+    inputs = {"funding": InputTable(for_all=known([at_ms - FUNDING.max_age_ms - STEP_MS], [1.0]))}
+    joined = join_inputs(READERS, candles, inputs)
+    found = inspect_feature(READERS, "led", symbol="ETHUSDT", candles=joined, ts_ms=at_ms, inputs=inputs)
+    (value,) = (value for value in found.joined if value.ts_ms == at_ms)
+
+    assert value.value is None
+    assert value.age_ms == FUNDING.max_age_ms + 2 * STEP_MS
+    assert found.value is None
+    assert found.why_none.startswith("at 1 of the 1 candles of BTCUSDT that it needs, no value of the input funding")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mltrain.api.references import SnapshotRef
     from mltrain.api.workspace import PathText, ProgressLike, Time
+    from mltrain.candles.input_tables import InputSpec
     from mltrain.features.profile import FeatureProfile
     from mltrain.features.registry import FeatureInfo
     from mltrain.features.spec import FeatureSet, LabelSpec, Registry
@@ -42,6 +43,7 @@ class FeaturesInfo(Result):
         features: The features, in the order of the columns.
         quantile_levels: Levels of the quantiles in `profiles`.
         profiles: Distribution of each feature's values.
+        inputs: The user's own columns that features read.
     """
 
     SCHEMA: ClassVar[str] = "features-info/1"
@@ -54,6 +56,7 @@ class FeaturesInfo(Result):
     features: tuple[FeatureInfo, ...]
     quantile_levels: tuple[float, ...] | None = field(default=None, metadata=OPTIONAL)
     profiles: tuple[FeatureProfile, ...] | None = field(default=None, metadata=OPTIONAL)
+    inputs: tuple[InputSpec, ...] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,29 @@ class ValueAt:
 
     time: str
     value: float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedAt:
+    """The value of an input that one candle knows, and since when it was known.
+
+    Attributes:
+        input: The input.
+        symbol: The symbol whose value it is.
+        time: Open time of the candle, UTC.
+        close: Its close, UTC; what was known later does not count.
+        value: The value; null if none was known at the close, or only one older than `max_age`.
+        known_at: Since when the newest value known at the close was known, UTC, also if it was too old.
+        age_ms: Time from `known_at` to the close, in ms.
+    """
+
+    input: str
+    symbol: str
+    time: str
+    close: str
+    value: float | None
+    known_at: str | None
+    age_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +110,7 @@ class FeatureValue(Result):
         around: The values at the candles around it.
         inputs: The candles in its lookback, by column, oldest first.
         plot: The file that --plot wrote.
+        joined: The values of each input that it reads at the candles around it, and since when they were known.
     """
 
     SCHEMA: ClassVar[str] = "features-show/1"
@@ -98,6 +125,7 @@ class FeatureValue(Result):
     around: list[ValueAt]
     inputs: list[Mapping[str, Any]]
     plot: Path | None
+    joined: tuple[JoinedAt, ...] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +229,7 @@ def features_info(
             lookback_bars=registry.lookback_bars,
             registry_sha256=registry.registry_sha256,
             features=describe_features(registry),
+            inputs=registry.inputs or None,
         )
     from mltrain.features.profile import LEVELS, profile_features
     from mltrain.pipeline.prepare import read_candles
@@ -220,6 +249,7 @@ def features_info(
         features=describe_features(feature_set),
         quantile_levels=LEVELS,
         profiles=profile_features(feature_set, candles),
+        inputs=feature_set.inputs or None,
     )
 
 
@@ -266,8 +296,9 @@ def features_show(
     symbol = _choose_symbol(symbol, opened.symbols)
     needed = {symbol, *(s for s in feature_set.leaders if s in opened.symbols)}
     candles = {s: opened.candles(s) for s in sorted(needed)}
-    candles = join_inputs(feature_set, candles, read_inputs(opened, feature_set))
-    inspection = inspect_feature(feature_set, name, symbol=symbol, candles=candles, ts_ms=at_ms)
+    inputs = read_inputs(opened, feature_set)
+    candles = join_inputs(feature_set, candles, inputs)
+    inspection = inspect_feature(feature_set, name, symbol=symbol, candles=candles, ts_ms=at_ms, inputs=inputs)
     path = _as_path(plot)
     if path is not None:
         svg = plot_inspection(inspection, step_ms=interval_ms(feature_set.interval))
@@ -286,6 +317,19 @@ def features_show(
             for row in inspection.inputs.to_dicts()
         ],
         plot=path,
+        joined=tuple(
+            JoinedAt(
+                input=joined.input,
+                symbol=joined.symbol,
+                time=format_ms(joined.ts_ms),
+                close=format_ms(joined.close_ms),
+                value=joined.value,
+                known_at=None if joined.known_ms is None else format_ms(joined.known_ms),
+                age_ms=joined.age_ms,
+            )
+            for joined in inspection.joined
+        )
+        or None,
     )
 
 

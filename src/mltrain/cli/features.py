@@ -16,11 +16,12 @@ from mltrain.cli.config import Config
 from mltrain.cli.help import add_command, data_option, new_group, output_option
 from mltrain.cli.render import FAILED_CHECK, Outcome, number_text
 from mltrain.cli.tables import folding, right, table
+from mltrain.times import DAY_MS, SECOND_MS, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mltrain.api.features import FeaturesAudit, FeaturesInfo, FeatureValue
+    from mltrain.api.features import FeaturesAudit, FeaturesInfo, FeatureValue, JoinedAt
     from mltrain.cli.render import View
     from mltrain.features.profile import FeatureProfile, Histogram
     from mltrain.features.registry import FeatureInfo
@@ -84,6 +85,13 @@ def _view_registry(info: FeaturesInfo) -> View:
         for i in info.features
     ]  # fmt: skip
     yield table(None, "feature", "op", *folding("parameters"), *right("lookback bars"), *folding("reads"), rows=rows)
+    if info.inputs:
+        declared = [
+            (spec.name, spec.column, spec.file, spec.known_at, spec.timezone or "", format_duration(spec.max_age_ms))
+            for spec in info.inputs
+        ]
+        names = ("input", "column", "file", "known at", "times without zone in")
+        yield table("Inputs", *names, *right("max age"), rows=declared)
 
 
 def _parameters_text(info: FeatureInfo) -> str:
@@ -170,8 +178,32 @@ def _view_value(data: FeatureValue) -> View:
     # The first column is the open time.
     rows = [[row[name] for name in names] for row in data.inputs[-MAX_INPUTS_SHOWN:]]
     yield table(f"Its {count} candle(s){hidden}", "time (UTC)", *right(*names[1:]), rows=rows)
+    for name, symbol in dict.fromkeys((row.input, row.symbol) for row in data.joined or ()):
+        joined = [
+            (">" if row.time == data.time else "", row.time, row.close, _joined_text(row), row.known_at, _age_text(row))
+            for row in data.joined or ()
+            if (row.input, row.symbol) == (name, symbol)
+        ]
+        title, age = f"The input {name} of {symbol}", right("age at the close")
+        yield table(title, "", "time (UTC)", "close", *right(name), "known at", *age, rows=joined)
     if data.plot is not None:
         yield f"plot written to {data.plot}"
+
+
+def _joined_text(row: JoinedAt) -> str:
+    if row.value is None:
+        return "none known" if row.known_at is None else "too old"
+    return f"{row.value:.7g}"
+
+
+def _age_text(row: JoinedAt) -> str | None:
+    """Return the age of a value in days, hours, minutes and seconds, such as "1d 00:05:00"."""
+    if row.age_ms is None:
+        return None
+    days, rest_ms = divmod(row.age_ms, DAY_MS)
+    minutes, seconds = divmod(rest_ms / SECOND_MS, 60)
+    clock = f"{minutes // 60:02.0f}:{minutes % 60:02.0f}:{seconds:02.0f}"
+    return f"{days}d {clock}" if days else clock
 
 
 def _value_text(value: float | str | None) -> str:
