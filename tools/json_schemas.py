@@ -230,7 +230,7 @@ def _object(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
     names: dict[str, Any] = {}
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
-        names |= _names(base.__module__)
+        names |= names_of(base.__module__)
         texts |= _descriptions(base)
     # A value of any JSON type: the alias is recursive, and its schema says nothing.
     names["Json"] = Any
@@ -253,7 +253,7 @@ def _object(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _names(module: str) -> dict[str, Any]:
+def names_of(module: str) -> dict[str, Any]:
     """Return the names of a module, with those that it imports for type checkers only."""
     names = dict(vars(sys.modules[module]))
     for block in ast.parse(inspect.getsource(sys.modules[module])).body:

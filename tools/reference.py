@@ -14,6 +14,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 from tools.pages import ROOT, all_commands, options_of, root_command
+from tools.python_reference import python_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -271,6 +272,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "exit-codes.md": exit_codes_page,
     "configuration.md": configuration_page,
     "ops.md": ops_page,
+    "python.md": lambda: f"{_NOTE}\n{python_page()}",
     "card.md": card_page,
 }
 
