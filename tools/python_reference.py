@@ -50,13 +50,17 @@ _MODES: Final = {
     "watch": "predict --watch",
     "backtest": "backtest run",
 }
+_ALIASES: Final = {
+    "SnapshotRef": "str | os.PathLike[str] | Snapshot",
+    "VersionRef": "str | os.PathLike[str] | Model | TrainResult",
+}
 _MAX_LETTERS: Final = 100
 _SECTION: Final = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Warns):$", re.MULTILINE)
 _ITEM: Final = re.compile(r"^    (?P<name>[*\w.\"]+): ", re.MULTILINE)
 
 
 def python_page() -> str:
-    """Return the page: the functions beside their commands, then every name with its docstring."""
+    """Return the page: the functions with their commands, then every name with its docstring."""
     commands = {name: command for name in sorted(mltrain.__all__) if (command := command_of(name))}
     rows = [f"| [`mt.{name}`](#{name}) | `mltrain {command}` |" for name, command in commands.items()]
     parts = ["\n".join([_HEAD, "| function | command |\n|---|---|", *rows, ""])]
@@ -74,8 +78,9 @@ def command_of(name: str) -> str | None:
     """
     known = {" ".join(words) for words, _ in all_commands()}
     words = _MODES.get(name) or name.removeprefix("list_").replace("_", " ")
-    if name.startswith("list_") and f"{words} list" in known:
-        words = f"{words} list"
+    group = words.removesuffix("s")
+    if name.startswith("list_") and f"{group} list" in known:
+        words = f"{group} list"
     function = getattr(mltrain, name)
     is_function = inspect.isfunction(function) and function.__module__.startswith("mltrain.api.")
     return words if is_function and (name in _MODES or words in known) else None
@@ -100,6 +105,9 @@ def _describe(name: str) -> str:
         return text + _markdown(found) + "\n"
     if inspect.isfunction(found):
         return text + _signature(f"mt.{name}", found) + _markdown(found) + _result(found)
+    if not inspect.isclass(found):
+        # An alias of types; __doc__ would be that of `typing`.
+        return text + f"A type for annotations, what a caller may pass in its place: `{_ALIASES[name]}`.\n\n"
     text += _markdown(found) + "\n"
     if issubclass(found, Exception):
         return text

@@ -12,7 +12,7 @@ class Progress(Protocol):
         """Begin the stage `name` of `total` steps (None: unknown); earlier stages end unless it is `concurrent`."""
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
-        """Report that a stage (None: the newest) has done `steps` more steps, with a note such as "best 0.68311"."""
+        """Report that `stage` (None: the newest) has done `steps` more steps; `note` is such as "best 0.68311"."""
 
     def warn(self, message: str) -> None:
         """Show a message that the user should read although the run continues."""

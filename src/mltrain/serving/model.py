@@ -123,6 +123,10 @@ class Model:
     def fit(self, x: object, y: object = None) -> NoReturn:
         """Refuse: a model is trained by `mltrain.train`, not here; scikit-learn expects every estimator to have `fit`.
 
+        Args:
+            x: Not read.
+            y: Not read.
+
         Raises:
             UsageError: Always.
         """
