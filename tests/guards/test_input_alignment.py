@@ -180,3 +180,18 @@ def test_the_power_is_as_documented(share, caught):
     leak = judge_alignment(Market.from_candles(market.frame, market.step_ms), known).leak
 
     assert (leak is not None) == caught
+
+
+def test_a_volume_one_bar_early_ends_abruptly():
+    """It is related to the past more closely, but no forecast of a volume ends with one bar."""
+    market = make_market(0, *MINUTES)
+    early, in_time = (
+        judge_alignment(
+            Market.from_candles(market.frame, market.step_ms),
+            as_known(*per(HOUR_MS, volume, early_ms=early_ms)(market)),
+        ).leak
+        for early_ms in (market.step_ms, 0)
+    )
+
+    assert (early.quantity, early.bars, early.offset_bars) == ("volume", 1, 0)
+    assert in_time is None

@@ -13,7 +13,8 @@ for nothing, and a value that contains 59 bars of the past and one of the future
 - Return and taker imbalance: nobody forecasts them well. A significant correlation above SIGNED_LIMIT is a failure.
 - Range and volume are persistent, so an honest value may be related to both sides. A failure is a significant
   correlation above UNSIGNED_LIMIT that exceeds by UNSIGNED_MARGIN every one with windows before the value, of which
-  what happened afterwards was removed in the same way.
+  what happened afterwards was removed in the same way; or that is ABRUPT_FACTOR times as large as the one with the next
+  window, because a forecast does not end with a bar.
 
 Rows whose windows overlap are left out, values become normal scores, and windows are clipped, so that neither
 persistence nor a few large values make chance significant; a correlation counts from SIGNIFICANT standard errors on.
@@ -57,6 +58,8 @@ SIGNED_LIMIT: Final = 0.3
 # The true volatility of a simulated market reaches 0.7, on both sides alike.
 UNSIGNED_LIMIT: Final = 0.5
 UNSIGNED_MARGIN: Final = 0.2
+# Volatility that halves within a bar is related to the second bar after a value half as closely as to the first.
+ABRUPT_FACTOR: Final = 3.0
 # In standard errors. By chance 2e-9 of the correlations exceed it, so 1e-5 of the inputs and symbols.
 SIGNIFICANT: Final = 6.0
 # A correlation before the value counts as one from here on.
@@ -280,7 +283,7 @@ def judge_alignment(market: Market, known: KnownValues) -> Judgement:
             if quantity not in _SIGNED:
                 before += sample.correlate(quantity, bars, ahead=False)[0]
     significant = [relation for relation in after if abs(relation.z_score) > SIGNIFICANT]
-    leaks = [relation for relation in significant if _is_implausible(relation, before)]
+    leaks = [relation for relation in significant if _is_implausible(relation, before, after)]
     return Judgement(
         leak=max(leaks, key=lambda relation: abs(relation.correlation), default=None),
         worst=max(significant, key=lambda relation: abs(relation.correlation), default=None),
@@ -290,17 +293,25 @@ def judge_alignment(market: Market, known: KnownValues) -> Judgement:
     )
 
 
-def _is_implausible(relation: Relation, before: list[Relation]) -> bool:
+def _is_implausible(relation: Relation, before: list[Relation], after: list[Relation]) -> bool:
     """Return whether an honest value cannot have a significant relation to the market after it."""
     size = abs(relation.correlation)
     if relation.quantity in _SIGNED:
         return size > SIGNED_LIMIT
-    mirrored = [
-        abs(other.correlation)
-        for other in before
-        if other.of_change == relation.of_change and abs(other.z_score) > _NOTICEABLE
+    mirrored = max((abs(r.correlation) for r in before if _is_noticeable(r, relation)), default=0.0)
+    following = [
+        abs(r.correlation)
+        for r in after
+        if _is_noticeable(r, relation)
+        and (r.quantity, r.bars, r.offset_bars) == (relation.quantity, relation.bars, relation.bars)
     ]
-    return size > max(UNSIGNED_LIMIT, max(mirrored, default=0.0) + UNSIGNED_MARGIN)
+    ends_abruptly = relation.offset_bars == 0 and size > ABRUPT_FACTOR * max(following, default=0.0)
+    return size > UNSIGNED_LIMIT and (size > mirrored + UNSIGNED_MARGIN or ends_abruptly)
+
+
+def _is_noticeable(relation: Relation, other: Relation) -> bool:
+    """Return whether a relation is beyond chance, and one of the value or of its change as another one is."""
+    return relation.of_change == other.of_change and abs(relation.z_score) > _NOTICEABLE
 
 
 def _normal_scores(values: Floats) -> Floats:
