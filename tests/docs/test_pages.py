@@ -36,6 +36,7 @@ ELSEWHERE = {
     "README.md": "tests/docs/test_docs.py",
     "docs/snapshots.md": "tests/docs/test_docs.py",
     "docs/serving.md": "tests/docs/test_docs.py",
+    "docs/notebook.md": "tests/docs/test_notebook.py",
     "docs/own-ops.md": "tests/cli/test_own_ops_command.py",
     "docs/model-format.md": "tests/artifact/test_model_format.py",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -44,8 +45,11 @@ class WarningsOnly:
         """Show nothing."""
 
     def warn(self, message: str) -> None:
-        """Issue a warning."""
-        warnings.warn(message, MltrainWarning, stacklevel=2)
+        """Issue a warning that points to the caller's own line."""
+        frame, level = sys._getframe(1), 2  # noqa: SLF001 -- the documented way to the callers
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mltrain."):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(message, MltrainWarning, stacklevel=level)
 
 
 class CallingProgress(WarningsOnly):
