@@ -87,8 +87,8 @@ def test_the_page_on_snapshots_works(tmp_path):
     with SimServer() as server:
         env = {"MLTRAIN_BASE_URL": server.base_url}
         runs = [(line, call(*shlex.split(line)[1:], cwd=tmp_path, env=env)) for line in shell_lines(SNAPSHOTS)]
-    (source,) = [body for language, body in BLOCK.findall(SNAPSHOTS) if language == "python"]
-    program = f"{source}\nprint(frames['BTCUSDT'].height, candles.height)"
+    blocks = [body for language, body in BLOCK.findall(SNAPSHOTS) if language == "python"]
+    program = "\n".join([*blocks, "print(frames['BTCUSDT'].height, candles.height)"])
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert [(line, run.err) for line, run in runs if run.code != 0] == []
