@@ -196,7 +196,7 @@ def test_funding_of_futures_needs_no_file(tmp_path):
 
     for symbol in SYMBOLS:
         assert found.of(symbol).values.tolist() == snapshot.funding(symbol)["rate"].to_list()
-    with pytest.raises(InputError, match=r"own funding\.parquet has rate and mark_price by ts"):
+    with pytest.raises(InputError, match=r"has rate and mark_price by ts"):
         snapshot.input_table(replace(funding, known_at="published_at"))
 
 
