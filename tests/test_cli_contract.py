@@ -19,8 +19,7 @@ from support.program import FEW_FEATURES, MLTRAIN, NEUTRAL, QUICK, call, run_war
 
 # The same output for less work.
 READ_BY_NOBODY = {
-    ("features", "audit"): ["--features", FEW_FEATURES],
-    ("train",): ["--trials", "1", "--config", QUICK, "--features", FEW_FEATURES, "--dry-run"],
+    ("train",): [*ARGUMENTS["train",], "--dry-run"],
 }
 WORKING = [c for c in COMMANDS if ARGUMENTS.get(c, []) is not None]
 WITHOUT_DATA = {
@@ -128,16 +127,17 @@ def test_a_closed_pipe_is_no_error_at_exit(data_dir):
 ENDINGS = [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 
 
-# Sooner, Python itself is starting; the longest is in the search, whose signals have one handler.
+# Sooner, Python itself is starting; the longest is in the search, whose signals have one handler: few features are
+# soon prepared.
 @pytest.mark.parametrize(
     ("number", "code", "delay_s"),
-    [(*ending, delay_s) for ending in ENDINGS for delay_s in (0.1, 0.3, 1.5)] + [(*ENDINGS[0], 4.0)],
+    [(*ending, delay_s) for ending in ENDINGS for delay_s in (0.1, 0.3, 1.0)] + [(*ENDINGS[0], 2.5)],
 )
 def test_a_signal_ends_a_training(number, code, delay_s, data_dir):
     """At any moment SIGTERM, SIGHUP and SIGINT give the documented code, no traceback, and no leftover files."""
     before = _tree(data_dir)
-    arguments = [str(MLTRAIN), "train", "--trials", "500", "--seed", "7", "--data-dir", str(data_dir)]
-    run = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL)
+    options = ["--trials", "500", "--seed", "7", "--config", QUICK, "--features", FEW_FEATURES, "--data-dir", data_dir]
+    run = subprocess.Popen([MLTRAIN, "train", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL)
     time.sleep(delay_s)
     run.send_signal(number)
     out, err = run.communicate(timeout=20)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import mltrain as mt
-from support.program import NEUTRAL, QUICK
+from support.program import FEW_FEATURES, NEUTRAL, QUICK
 
 MARKET = {"source": "sim", "sim_signal": "strong", "symbols": "BTCUSDT,ETHUSDT", "days": 1}
 
@@ -77,7 +77,7 @@ def test_an_interrupted_snapshot_leaves_nothing_behind(done, tmp_path):
 def test_an_interrupted_training_is_resumed(data_dir):
     """Ctrl-C after a trial leaves no version, only the journal of the search, which `resume` continues."""
     before = files(data_dir)
-    options = {"trials": 2, "seed": 7, "config": QUICK, "workers": 1, "data_dir": data_dir}
+    options = {"trials": 2, "seed": 7, "config": QUICK, "features": FEW_FEATURES, "workers": 1, "data_dir": data_dir}
     with pytest.raises(KeyboardInterrupt):
         mt.train(**options, progress=interrupt_at("search", 1))
     after = files(data_dir)

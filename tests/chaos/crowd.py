@@ -59,7 +59,7 @@ def writers_and_readers(plan):
     """Four writers roll two slots back and forth under four readers: no version is mixed, missing or overwritten."""
     tally = kit.Tally("crowd")
     folder = plan.copy()
-    seconds = 3 if plan.quick else 60
+    seconds = 2 if plan.quick else 60
     slots = {"lgbm": kit.versions(folder), "btc": []}
     for seed in ("5", "6"):
         trained = kit.warm(*kit.TRAIN, "--slot", "btc", "--seed", seed, "--json", data_dir=folder, timeout=120)

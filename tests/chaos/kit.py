@@ -24,12 +24,13 @@ from support.program import MLTRAIN, NEUTRAL
 from support.warm import TRACEBACK, become, import_commands
 
 CONFIG = Path(__file__).with_name("quick.yml")
+FEATURES = CONFIG.with_name("features.yml")
 TIMEOUT_S = 15.0
 MAX_RSS_MB = 1000
 ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 ENV = {**NEUTRAL, **ONE_THREAD, "PYTHONDONTWRITEBYTECODE": "1"}
 SNAPSHOT = ("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "6")
-TRAIN = ("train", "--trials", "1", "--config", str(CONFIG))
+TRAIN = ("train", "--trials", "1", "--config", str(CONFIG), "--features", str(FEATURES))
 
 
 @dataclass(frozen=True)

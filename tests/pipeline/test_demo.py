@@ -12,10 +12,12 @@ import mltrain as mt
 from mltrain.card.validation import check_card
 from mltrain.cli.train import _view_demo
 from mltrain.errors import UsageError
+from mltrain.features.registry import parse_registry
 from mltrain.pipeline.demo import MARKER, run_demo
 from mltrain.progress import Silent
 from mltrain.store.store import Store
 from support.json_documents import closed_schema
+from support.workshop import REGISTRY
 
 # 2025-10-20T09:30:00Z
 NOW_MS = 1_760_952_600_000
@@ -26,6 +28,8 @@ def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_
     # CI runs it whole, from the wheel.
     for name, less in (("DAYS", 6), ("TRIALS", 2), ("BENCH_SAMPLES", 10)):
         monkeypatch.setattr(f"mltrain.pipeline.demo.{name}", less)
+    few = parse_registry(REGISTRY % b"1m", where="the test's registry")
+    monkeypatch.setattr("mltrain.pipeline.demo.load_registry", lambda *_, **__: few)
     folder = tmp_path / "mltrain-demo"
     report = mt.demo(folder, by="the test", now_ms=NOW_MS, progress=Silent())
     store = Store(folder)

@@ -6,9 +6,9 @@ from mltrain.serving.model import load
 from support.program import QUICK, call
 
 
-def test_hours_of_two_years_go_from_candles_to_a_prediction(tmp_path):
+def test_hours_of_a_year_go_from_candles_to_a_prediction(tmp_path):
     """They are trained on; what is left out is said, recorded, and left out when serving."""
-    interval, days, symbols, left_out = "1h", 730, "BTCUSDT,ETHUSDT", ["quarter"]
+    interval, days, symbols, left_out = "1h", 365, "BTCUSDT,ETHUSDT", ["quarter"]
     data_dir = tmp_path / "data"
     words = ["--source", "sim", "--sim-signal", "strong", "--interval", interval, "--days", days, "--symbols", symbols]
     taken = call("snapshot", *words, data_dir=data_dir)

@@ -12,7 +12,8 @@ from mltrain.candles.checks import check_candles
 from mltrain.features.registry import parse_registry
 from support.workshop import REGISTRY
 
-QUICK = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "gates.latency_p95_ms": 60_000.0}
+QUICK = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "guards.points": 4}
+QUICK |= {"gates.latency_p95_ms": 60_000.0}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from mltrain.cli.app import load_commands
-from support.program import QUICK
+from support.program import FEW_FEATURES, QUICK
 
 
 def leaves(command, path=()):
@@ -36,6 +36,7 @@ ARGUMENTS = {
     ("features", "init"): None,
     # Needs a frame: tested with the features.
     ("features", "check"): None,
+    ("features", "audit"): ["--features", FEW_FEATURES],
     ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],
     ("promote",): ["best"],
     ("cache", "prune"): ["--all"],
@@ -52,5 +53,5 @@ ARGUMENTS = {
     # With neither version nor --previous it is a usage error that lists the versions.
     ("rollback",): None,
     ("snapshot",): ["--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
-    ("train",): ["--trials", "1", "--config", QUICK],
+    ("train",): ["--trials", "1", "--config", QUICK, "--features", FEW_FEATURES],
 }
