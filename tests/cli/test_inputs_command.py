@@ -89,3 +89,30 @@ def test_a_watch_reads_the_files_of_the_inputs_again(trained, tmp_path):
     assert before.rows == after.rows
     assert before.known_range[0] < after.known_range[0]
     assert json.dumps(before.to_frame()["value"].to_list()) == json.dumps(after.to_frame()["value"].to_list())
+
+
+def test_columns_that_nothing_reads_are_named(trained, tmp_path):
+    """A column of a candle file that is no candle's is in a warning of snapshot and predict, not dropped in silence."""
+    candles = pl.read_parquet(trained / "candles.parquet").with_columns(funding=0.1, mood=pl.lit("calm"), ignore=0)
+    candles.write_csv(tmp_path / "BTCUSDT-1m.csv")
+    candles.write_parquet(tmp_path / "one.parquet")
+    taken = call("snapshot", "--source", "files", "--from", tmp_path, "--symbols", "BTCUSDT", cwd=tmp_path)
+    words = ("predict", "--allow-no-go", "--inputs", trained / "own", "--output", tmp_path / "p.csv")
+    scored = call(*words, "--input", tmp_path / "one.parquet", cwd=trained)
+
+    assert taken.code == 0, taken.err
+    assert (
+        "warning: not read: funding, mood (a registry can declare such columns as `inputs`): BTCUSDT-1m.csv"
+        in taken.err
+    )
+    assert scored.code == 0, scored.err
+    assert "warning: not read: funding, mood (a registry can declare such columns as `inputs`)" in scored.err
+
+
+@pytest.mark.parametrize("option", ["--features", "--inputs"])
+def test_a_rebuild_takes_no_inputs(trained, option):
+    """A rebuild reads the inputs that the snapshot records; an option that would have no effect is refused."""
+    done = call("snapshot", "--rebuild", "latest", option, "features.yml", cwd=trained)
+
+    assert done.code == 2
+    assert f"{option} does not go with --rebuild" in done.err

@@ -18,7 +18,7 @@ import polars as pl
 from mltrain.candles.cells import Cells
 from mltrain.candles.checks import is_accepted_type
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL
-from mltrain.candles.layouts import BY_PLACE, find_columns, read_columns
+from mltrain.candles.layouts import BY_PLACE, describe_unread, find_columns, read_columns
 from mltrain.candles.open_times import time_columns
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.candles.tables import read_cells
@@ -245,13 +245,20 @@ def read_candle_table(
         step_ms: The interval of the candles.
         timezone: The zone of times that state none, as `check_time_zone` returns it; None: UTC.
     """
-    cells = read_cells(data, name=f".{file_format}", where=where, columns=_choose_columns, max_rows=MAX_TABLE_ROWS)
+    offered: list[str] = []
+
+    def choose(names: Sequence[str]) -> list[str]:
+        offered[:] = names
+        return _choose_columns(names)
+
+    cells = read_cells(data, name=f".{file_format}", where=where, columns=choose, max_rows=MAX_TABLE_ROWS)
     frame = _symbols_as_text(cells.frame, where)
+    unread = describe_unread(offered or frame.columns)
     if _is_canonical(frame):
-        return frame, cells.notes
+        return frame, (*cells.notes, *unread)
     _find_times(frame, where)
     read = read_columns(replace(cells, frame=frame.select(find_columns(frame.columns))), step_ms, timezone)
-    return _keep_found(read, frame), (*cells.notes, *read.notes, *read.times.notes)
+    return _keep_found(read, frame), (*cells.notes, *read.notes, *read.times.notes, *unread)
 
 
 def _choose_columns(names: Sequence[str]) -> list[str]:

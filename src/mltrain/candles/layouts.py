@@ -15,12 +15,12 @@ import polars as pl
 
 from mltrain.candles.cells import as_ms
 from mltrain.candles.frame import CANDLE_SCHEMA, PRICES, TS_DTYPE, times_ms
-from mltrain.candles.open_times import find_open_times, fold, time_columns
+from mltrain.candles.open_times import INDEX_NAMES, find_open_times, fold, time_columns
 from mltrain.candles.tables import read_cells
 from mltrain.candles.understood import FileLayout
 from mltrain.candles.volumes import TICKS, UNIT_VOLUME, find_only, find_volumes
 from mltrain.errors import InputError
-from mltrain.names import show
+from mltrain.names import join_first, show
 from mltrain.times import INTERVALS_MS, format_ms, interval_name
 
 if TYPE_CHECKING:
@@ -79,6 +79,12 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 _SYMBOLS: Final = ("symbol", "ticker", "pair", "instrument")
 #: Whether a candle had ended when it was saved.
 _CLOSED: Final = ("confirm", "closed", "is_closed")
+
+# Columns that say nothing of a candle: Binance's last one, row numbers, and what the names of the files say already.
+_WITHOUT_MEANING: Final = frozenset(
+    (*("", "ignore", "id", "interval", "timeframe", "exchange", "market", "base", "quote"), *INDEX_NAMES)
+)
+_COLUMNS_SHOWN: Final = 6
 
 _IN_QUOTE: Final = ("quote_volume", "taker_buy_quote")
 
@@ -139,7 +145,13 @@ def read_rows(
     Returns:
         No rows if the file is a JSON `[]` or a header alone.
     """
-    cells = read_cells(data, name=name, where=where, columns=lambda names: _choose_columns(names, where))
+    offered: list[str] = []
+
+    def choose(names: Sequence[str]) -> list[str]:
+        offered[:] = names
+        return _choose_columns(names, where)
+
+    cells = read_cells(data, name=name, where=where, columns=choose)
     if not cells.frame.width:
         return CandleRows(pl.DataFrame(schema=dict(CANDLE_SCHEMA)), _read_close_times(cells), None)
     if cells.named:
@@ -152,6 +164,9 @@ def read_rows(
         read = _read_unnamed(cells, step_ms, timezone)
     closes_ms = _read_close_times(cells)
     rows, notes = read.rows, (*cells.notes, *notes, *read.notes, *read.times.notes)
+    if cells.named:
+        # Only some formats offer their columns before they are read.
+        notes = (*notes, *describe_unread(offered or cells.frame.columns))
     empty = _find_empty(rows)
     if empty.any():
         count = int(empty.sum())
@@ -212,6 +227,20 @@ def find_columns(names: Sequence[str]) -> list[str]:
     folded |= {*TICKS, *_SYMBOLS, *_CLOSED, "timezone", "time_zone", "tz"}
     times = time_columns(names)
     return [name for name in names if name in times or fold(name) in folded or UNIT_VOLUME.fullmatch(fold(name))]
+
+
+def describe_unread(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a note that names the columns of a table which nothing reads; none if every one is read.
+
+    >>> describe_unread(["ts", "close", "funding", "ignore"])
+    ('not read: funding (a registry can declare such columns as `inputs`)',)
+    >>> describe_unread(["ts", "close"])
+    ()
+    """
+    read = set(find_columns(names))
+    unread = [show(name) for name in names if name not in read and fold(name) not in _WITHOUT_MEANING]
+    listed = join_first([name.strip("'") for name in unread], _COLUMNS_SHOWN)
+    return (f"not read: {listed} (a registry can declare such columns as `inputs`)",) if unread else ()
 
 
 def _choose_columns(names: Sequence[str], where: str) -> list[str]:

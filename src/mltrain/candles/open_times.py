@@ -32,7 +32,7 @@ OPEN_NAMES: Final = (
 )
 _CLOSE_NAMES: Final = ("close_time", "closetime", "close_timestamp", "kline_close_time", "time_close", "timeclose")
 #: Names that pandas gives to an index: times only if no other column has them.
-_INDEX_NAMES: Final = ("index", "index_level_0", "unnamed_0", "level_0")
+INDEX_NAMES: Final = ("index", "index_level_0", "unnamed_0", "level_0")
 _UTC_WORDS: Final = ("utc", "gmt", "etc")
 _UNIT_WORDS: Final = ("ms", "s", "us", "ns", "unix", "msec", "sec")
 _OTHER_ZONES: Final = (
@@ -125,7 +125,7 @@ def time_columns(names: Sequence[str]) -> list[str]:
 
 def _is_index(name: str) -> bool:
     """Return whether a column is called as pandas calls an index, or not at all."""
-    return not name.strip() or fold(name) in _INDEX_NAMES
+    return not name.strip() or fold(name) in INDEX_NAMES
 
 
 def find_open_times(cells: Cells, step_ms: int | None = None, *, timezone: str | None = None) -> OpenTimes:

@@ -173,6 +173,11 @@ def snapshot(
 
     register_ops(ops)
     if rebuild is not None:
+        for option, given in (("--features", features), ("--inputs", inputs)):
+            if given is not None:
+                raise UsageError(
+                    f"{option} does not go with --rebuild, which reads the inputs that the snapshot records"
+                )
         rebuilt = snapshot_rebuild(
             rebuild,
             base_url=base_url,
