@@ -80,7 +80,7 @@ _SYMBOLS: Final = ("symbol", "ticker", "pair", "instrument")
 #: Whether a candle had ended when it was saved.
 _CLOSED: Final = ("confirm", "closed", "is_closed")
 
-# Columns that say nothing of a candle: Binance's last one, row numbers, and what the names of the files say already.
+# Columns that do not describe a candle: Binance's last one, row numbers, and what the names of the files say already.
 _WITHOUT_MEANING: Final = frozenset(
     (*("", "ignore", "id", "interval", "timeframe", "exchange", "market", "base", "quote"), *INDEX_NAMES)
 )
