@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mltrain.api.models import promote as promote
     from mltrain.api.models import rollback as rollback
     from mltrain.api.plots import plot_calibration as plot_calibration
+    from mltrain.api.plots import plot_equity as plot_equity
     from mltrain.api.plots import plot_feature_importance as plot_feature_importance
     from mltrain.api.plots import plot_trials as plot_trials
     from mltrain.api.predict import PredictFileResult as PredictFileResult
@@ -184,6 +185,7 @@ HOME: Final = {
     "ops": "mltrain.ops",
     "plot_calibration": "mltrain.api.plots",
     "plot_calibration_curve": "mltrain.report.calibration_curve",
+    "plot_equity": "mltrain.api.plots",
     "plot_feature_importance": "mltrain.api.plots",
     "plot_trials": "mltrain.api.plots",
     "predict": "mltrain.api.predict",
@@ -280,6 +282,7 @@ __all__ = [
     "ops",
     "plot_calibration",
     "plot_calibration_curve",
+    "plot_equity",
     "plot_feature_importance",
     "plot_trials",
     "predict",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import warnings
 from html import unescape
 
 import pytest
 
 import mltrain as mt
+from mltrain.report.backtest_plots import draw_equity
+from mltrain.times import MINUTE_MS
 
 PLOTS = (mt.plot_calibration, mt.plot_trials, mt.plot_feature_importance)
 
@@ -48,3 +52,37 @@ def test_a_loaded_model_has_charts(trained_dir):
     model = mt.load(trained_dir / "models" / "best_lgbm.pkl")
 
     assert mt.plot_calibration(model).to_html() == mt.plot_calibration("best", data_dir=trained_dir).to_html()
+
+
+@pytest.fixture(scope="module")
+def backtested(trained_dir, tmp_path_factory):
+    """Return a backtest, on rows that its version has learned from."""
+    folder = shutil.copytree(trained_dir, tmp_path_factory.mktemp("backtested") / "data", symlinks=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mt.MltrainWarning)
+        return mt.backtest(data_dir=folder, in_sample=True, policy="sign", taker_bps=1.0)
+
+
+def test_the_equity_is_that_of_the_report(backtested):
+    """The stored table gives the pictures of the page, which was drawn from the simulation, byte for byte."""
+    chart = mt.plot_equity(backtested)
+
+    pictures = re.findall(r"<svg class=.*?</svg>", chart.to_html(), re.DOTALL)
+    assert len(pictures) == 2
+    assert all(picture in (backtested.folder / "report.html").read_text("utf-8") for picture in pictures)
+    assert mt.plot_equity(data_dir=backtested.folder.parents[1]).to_html() == chart.to_html()
+
+
+def test_an_earlier_table_has_its_equity_alone(backtested):
+    """A table without costs and the return of what is held, as earlier versions stored it, shows what it has."""
+    table = backtested.equity_table()
+    whole, less = (
+        draw_equity(backtested.result, each, step_ms=MINUTE_MS) for each in (table, table.drop("costs", "held"))
+    )
+
+    assert [name for _, name in whole.legend] == [
+        "after costs",
+        "the same trades before costs",
+        "equal weight held, without costs",
+    ]
+    assert [name for _, name in less.legend] == ["after costs"]

@@ -58,8 +58,9 @@ class BacktestReport(Result):
         """Return the equity bar by bar, as `equity.parquet` has it.
 
         Returns:
-            One row for each bar: `ts` (open time, UTC), `equity` (at the close, quote asset), and for each symbol its
-            `units_SYMBOL` (the position after the bar) and `weight_SYMBOL` (the target after its close).
+            One row for each bar: `ts` (open time, UTC); `equity` (at the close) and `costs` (booked at the bar, with
+            funding), in the quote asset; `held`, the return of equal weights held without costs; and for each symbol
+            its `units_SYMBOL` (the position after the bar) and `weight_SYMBOL` (the target after its close).
         """
         return self._open().table("equity.parquet")
 
@@ -83,7 +84,7 @@ class BacktestReport(Result):
         return self._open().table("fills.parquet")
 
     def _open(self) -> StoredBacktest:
-        return _open_backtest(self, self.folder.parent)
+        return open_stored_backtest(self, self.folder.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +355,7 @@ def backtest_show(backtest: BacktestRef = "latest", *, data_dir: PathText = DATA
         UsageError: `backtest` is none of these.
         InputError: There is no such backtest, or its manifest or its result is damaged.
     """
-    stored = _open_backtest(backtest, data_dir)
+    stored = open_stored_backtest(backtest, data_dir)
     return _describe(stored, problems=stored.verify())
 
 
@@ -372,7 +373,7 @@ def backtest_diff(first: BacktestRef, second: BacktestRef, *, data_dir: PathText
     """
     from mltrain.backtesting.figures import list_figures, list_options
 
-    stored = [_open_backtest(each, data_dir) for each in (first, second)]
+    stored = [open_stored_backtest(each, data_dir) for each in (first, second)]
     a, b = (each.result() for each in stored)
     options = zip(list_options(a), list_options(b), strict=True)
     figures = zip(list_figures(a), list_figures(b), strict=True)
@@ -410,7 +411,7 @@ def _describe(stored: StoredBacktest, *, problems: tuple[str, ...]) -> BacktestR
     return BacktestReport(stored.name, stored.folder, result.verdict, not failures, failures, problems, result)
 
 
-def _open_backtest(backtest: BacktestRef, data_dir: PathText) -> StoredBacktest:
+def open_stored_backtest(backtest: BacktestRef, data_dir: PathText) -> StoredBacktest:
     """Open the backtest that a caller named or passed."""
     from mltrain.backtesting.stored import open_backtest
 

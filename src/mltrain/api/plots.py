@@ -1,13 +1,15 @@
-"""The figures of a version's report, for notebooks."""
+"""The figures of the reports of versions and backtests, for notebooks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mltrain.api.backtest import open_stored_backtest
 from mltrain.api.references import read_version
 from mltrain.api.workspace import DATA_DIR, open_store, read_progress
 
 if TYPE_CHECKING:
+    from mltrain.api.backtest import BacktestRef
     from mltrain.api.references import VersionRef
     from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.report.chart import Chart
@@ -76,6 +78,27 @@ def plot_feature_importance(
 
     name, material = _read(version, data_dir, slot, progress)
     return Chart(f"Feature importance of {name}", (draw_importance(material.card),))
+
+
+def plot_equity(backtest: BacktestRef = "latest", *, data_dir: PathText = DATA_DIR) -> Chart:
+    """Plot the equity of a backtest: after and before costs, against equal weights held; and its drawdown.
+
+    Args:
+        backtest: The result of `backtest` or `backtest_show`, "latest", a backtest's name, or its path.
+        data_dir: The data folder.
+
+    Raises:
+        InputError: There is no such backtest, or it is damaged.
+    """
+    from mltrain.report.backtest_plots import draw_drawdown, draw_equity
+    from mltrain.report.chart import Chart
+    from mltrain.times import interval_ms
+
+    stored = open_stored_backtest(backtest, data_dir)
+    result, equity = stored.result(), stored.table("equity.parquet")
+    step_ms = interval_ms(result.interval)
+    figures = (draw_equity(result, equity, step_ms=step_ms), draw_drawdown(result, equity, step_ms=step_ms))
+    return Chart(f"Equity of {stored.name}", figures)
 
 
 def _read(

@@ -19,6 +19,30 @@ if TYPE_CHECKING:
     from mltrain.backtesting.result import BacktestResult
 
 
+def build_equity(bars: Bars, simulation: Simulation) -> pl.DataFrame:
+    """Return the equity bar by bar.
+
+    Returns:
+        One row for each bar: `ts` (open time, UTC); `equity` (at the close), `costs` (all costs and the funding booked
+        at the bar), both in the quote asset; `held` (the return since the start of equal weights, bought at the first
+        close and held without costs).
+    """
+    costs = np.zeros(bars.ts_ms.size)
+    fills = np.array([(fill.bar, fill.fee + (fill.price - fill.reference) * fill.units) for fill in simulation.fills])
+    if fills.size:
+        np.add.at(costs, fills[:, 0].astype(np.int64), fills[:, 1])
+    for bar, paid in simulation.payments:
+        costs[bar] += float(paid.sum())
+    return pl.DataFrame(
+        {
+            "ts": pl.Series(bars.ts_ms).cast(TS_DTYPE),
+            "equity": simulation.equity[:, 0],
+            "costs": costs,
+            "held": (bars.mark / bars.mark[0]).mean(axis=1) - 1,
+        }
+    )
+
+
 def build_tables(
     result: BacktestResult, bars: Bars, simulation: Simulation, weights: NDArray[np.float64]
 ) -> dict[str, pl.DataFrame]:
@@ -43,13 +67,9 @@ def build_tables(
         }
     )
     units = positions(bars, fills)
-    equity_table = pl.DataFrame(
-        {
-            "ts": pl.Series(bars.ts_ms).cast(TS_DTYPE),
-            "equity": simulation.equity[:, 0],
-            **{f"units_{symbol}": units[:, ix] for ix, symbol in enumerate(bars.symbols)},
-            **{f"weight_{symbol}": weights[:, ix] for ix, symbol in enumerate(bars.symbols)},
-        }
+    equity_table = build_equity(bars, simulation).with_columns(
+        **{f"units_{symbol}": pl.Series(units[:, ix]) for ix, symbol in enumerate(bars.symbols)},
+        **{f"weight_{symbol}": pl.Series(weights[:, ix]) for ix, symbol in enumerate(bars.symbols)},
     )
     days = sum_by_day(bars, simulation, start=result.request.equity)
     daily_table = pl.DataFrame(

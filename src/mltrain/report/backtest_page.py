@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.backtesting.fee_tiers import read_fee_tiers
 from mltrain.backtesting.performance import daily_equity, daily_returns
+from mltrain.backtesting.result_tables import build_equity
 from mltrain.report import backtest_plots, backtest_texts
 from mltrain.report.page import render
 from mltrain.times import DAY_MS, EPOCH, FIRST_MONDAY_MS, WEEK_MS
@@ -63,15 +64,15 @@ def draft_backtest_report(result: BacktestResult, bars: Bars, simulation: Simula
     Returns:
         A function that takes the backtest's name and returns its HTML page, UTF-8.
     """
-    tiers = read_fee_tiers()
+    tiers, curve = read_fee_tiers(), build_equity(bars, simulation)
     day_ms, equity = daily_equity(bars, simulation.equity[:, 0])
     returns = daily_returns(equity, result.request.equity)
     in_sample = result.request.in_sample
     word, sentence = split_verdict(f"in sample: {result.verdict}" if in_sample else result.verdict)
     figures = {
         "equity": (
-            backtest_plots.draw_equity(result, bars, simulation),
-            backtest_plots.draw_drawdown(result, bars, simulation),
+            backtest_plots.draw_equity(result, curve, step_ms=bars.step_ms),
+            backtest_plots.draw_drawdown(result, curve, step_ms=bars.step_ms),
         ),
         "costs": (backtest_plots.draw_costs(result), backtest_plots.draw_break_even(result, tiers)),
         "days": (backtest_plots.draw_daily_returns(result, returns),),

@@ -9,6 +9,7 @@ import numpy as np
 
 from mltrain.backtesting.overfitting import expected_best_sharpe
 from mltrain.backtesting.performance import DAYS_PER_YEAR
+from mltrain.candles.frame import times_ms
 from mltrain.report.backtest_texts import list_tier_costs, price_cost_bps
 from mltrain.report.scales import linear_scale, time_scale, widen
 from mltrain.report.svg import DotRow, Missing, Plot, Segment, Strip, draw_dot_rows, draw_strips, make_figure
@@ -18,10 +19,9 @@ from mltrain.training.label import BPS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import polars as pl
     from numpy.typing import NDArray
 
-    from mltrain.backtesting.bars import Bars
-    from mltrain.backtesting.engine import Simulation
     from mltrain.backtesting.fee_tiers import FeeTier
     from mltrain.backtesting.result import BacktestResult, GridRow
     from mltrain.report.svg import Shown
@@ -45,16 +45,22 @@ _NARROW: Final = 0.004
 _GRID_COLOURS: Final = ("c1", "c2", "c4", "c3", "bad")
 
 
-def draw_equity(result: BacktestResult, bars: Bars, simulation: Simulation) -> Shown:
-    """Draw the return since the start: after costs, before costs, and of equal weights held without costs."""
-    start = result.request.equity
-    time_ms = _closes_ms(bars)
-    net = np.concatenate([[0.0], simulation.equity[:, 0] / start - 1])
-    gross = net + np.concatenate([[0.0], np.cumsum(_sum_costs(bars, simulation)) / start])
-    held = np.concatenate([[0.0], (bars.mark / bars.mark[0]).mean(axis=1) - 1])
-    curves = [("line c3", "equal weight held, without costs", held), ("line c1", "after costs", net)]
-    if simulation.fills:
-        curves.insert(1, ("line c2", "the same trades before costs", gross))
+def draw_equity(result: BacktestResult, equity: pl.DataFrame, *, step_ms: int) -> Shown:
+    """Draw the return since the start: after costs, before costs, and of equal weights held without costs.
+
+    The table has the columns of `build_equity`, a row for each bar of `step_ms`; without `costs` and `held`, as earlier
+    versions stored it, their lines are not drawn.
+    """
+    start, has_traded = result.request.equity, result.performance.traded > 0
+    time_ms = _closes_ms(equity, step_ms)
+    net = np.concatenate([[0.0], equity["equity"].to_numpy() / start - 1])
+    curves = [("line c1", "after costs", net)]
+    if has_traded and "costs" in equity.columns:
+        gross = net + np.concatenate([[0.0], np.cumsum(equity["costs"].to_numpy()) / start])
+        curves.insert(0, ("line c2", "the same trades before costs", gross))
+    if "held" in equity.columns:
+        held = np.concatenate([[0.0], equity["held"].to_numpy()])
+        curves.insert(0, ("line c3", "equal weight held, without costs", held))
     ends = [end for _, _, values in curves for end in (float(values.min()), float(values.max()))]
     plot = Plot(
         time_scale(float(time_ms[0]), float(time_ms[-1])),
@@ -67,7 +73,7 @@ def draw_equity(result: BacktestResult, bars: Bars, simulation: Simulation) -> S
         plot.add_line(time_ms[drawn].tolist(), values[drawn].tolist(), css)
     reading = (
         "The distance between the orange and the blue line is what trading has cost so far. "
-        if simulation.fills
+        if has_traded
         else "Nothing was traded, so the equity stays as it was. "
     )
     reading += (
@@ -79,7 +85,7 @@ def draw_equity(result: BacktestResult, bars: Bars, simulation: Simulation) -> S
         plot.add_vertical(performance.ruined_ms, "ruined", "rule bad", label_row=1)
         reading += f" The account was empty at {format_minutes(performance.ruined_ms)}: nothing is traded after that."
     if judged is not None:
-        edges = ((judged.start_ms, "holdout starts"), (judged.end_ms + bars.step_ms, "holdout ends"))
+        edges = ((judged.start_ms, "holdout starts"), (judged.end_ms + step_ms, "holdout ends"))
         for row, (edge_ms, label) in enumerate(edges):
             if time_ms[0] < edge_ms < time_ms[-1]:
                 plot.add_vertical(edge_ms, label, "rule c4", label_row=row)
@@ -100,13 +106,13 @@ def draw_equity(result: BacktestResult, bars: Bars, simulation: Simulation) -> S
     )
 
 
-def draw_drawdown(result: BacktestResult, bars: Bars, simulation: Simulation) -> Shown:
-    """Draw how far the equity is below its highest value so far, as a share of it."""
+def draw_drawdown(result: BacktestResult, equity: pl.DataFrame, *, step_ms: int) -> Shown:
+    """Draw how far the equity is below its highest value so far; the arguments are those of `draw_equity`."""
     fall = result.performance.drawdown
     if fall is None:
-        return Missing(_DRAWDOWN, NOT_TRADED if not simulation.fills else "the equity never falls.")
-    time_ms = _closes_ms(bars)
-    curve = np.concatenate([[result.request.equity], simulation.equity[:, 0]])
+        return Missing(_DRAWDOWN, "the equity never falls." if result.performance.traded > 0 else NOT_TRADED)
+    time_ms = _closes_ms(equity, step_ms)
+    curve = np.concatenate([[result.request.equity], equity["equity"].to_numpy()])
     depth = curve / np.maximum.accumulate(curve) - 1
     drawn = thin_out(depth)
     y = linear_scale(-fall.share * 1.08, fall.share * 0.3, "below the highest equity so far", count=3, percent=True)
@@ -316,17 +322,7 @@ def thin_out(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.unique(np.array(kept, np.int64))
 
 
-def _closes_ms(bars: Bars) -> NDArray[np.int64]:
+def _closes_ms(equity: pl.DataFrame, step_ms: int) -> NDArray[np.int64]:
     """Return the start of the run and the close of each bar, ms UTC, shape (t + 1,)."""
-    return np.concatenate([bars.ts_ms[:1], bars.ts_ms + bars.step_ms])
-
-
-def _sum_costs(bars: Bars, simulation: Simulation) -> NDArray[np.float64]:
-    """Return all costs and the funding booked at each bar, in the quote asset, shape (t,)."""
-    costs = np.zeros(bars.ts_ms.size)
-    fills = np.array([(fill.bar, fill.fee + (fill.price - fill.reference) * fill.units) for fill in simulation.fills])
-    if fills.size:
-        np.add.at(costs, fills[:, 0].astype(np.int64), fills[:, 1])
-    for bar, paid in simulation.payments:
-        costs[bar] += float(paid.sum())
-    return costs
+    ts_ms = times_ms(equity)
+    return np.concatenate([ts_ms[:1], ts_ms + step_ms])
