@@ -1,8 +1,8 @@
 """Runs of `mltrain` as forks of a process that has imported it: separate processes without the time of a start.
 
-The server imports what the commands import, and runs none of it: threads do not survive a fork. For each run it forks a
-supervisor, which forks the run, reports its process id, waits, and reports its status. A shell that inherits the socket
-of its requests runs `mltrain` in the same way: see warm_command.py.
+The server imports what the commands import, and runs none of it: threads do not survive a fork. Of each run it reports
+the process id and the exit code. A shell that inherits the socket of its requests runs `mltrain` in the same way: see
+warm_command.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -29,6 +30,8 @@ LATE = (
     *("scipy.stats", "typer._adapters", "yaml", "mltrain.cli.render", "mltrain.features.registry"),
     *("mltrain.pipeline.bench", "mltrain.pipeline.evaluate", "mltrain.pipeline.predict", "mltrain.pipeline.retrain"),
     *("mltrain.pipeline.train", "mltrain.report.page", "mltrain.snapshots.take", "mltrain.sources.opening"),
+    # What typer.rich_utils imports, which itself reads the environment when it is imported.
+    *("rich.columns", "rich.markdown", "rich.panel", "rich.traceback"),
 )
 
 
@@ -122,48 +125,72 @@ class WarmServer:
 
 
 def serve(requests):
-    """Fork a run for each request until the other end is closed."""
+    """Fork a run for each request, and report its process id and its exit code, until the other end is closed."""
     import_commands()
     gc.freeze()
-    # Supervisors are nobody's concern when they have ended.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    waking, woken = os.pipe()
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    reports = {}
     while True:
-        message, (*given,), _, _ = socket.recv_fds(requests, 1 << 20, 4)
-        if not message:
-            return
-        if os.fork() == 0:
-            requests.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            supervise(json.loads(message), *given)
-        for descriptor in given:
-            os.close(descriptor)
+        ready = select.select([requests, waking], [], [])[0]
+        if waking in ready:
+            os.read(waking, 1 << 10)
+            report_ended(reports)
+        if requests in ready:
+            message, (*given,), _, _ = socket.recv_fds(requests, 1 << 20, 4)
+            if not message:
+                return
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                requests.close()
+                for descriptor in (waking, woken, *reports.values()):
+                    os.close(descriptor)
+                run(json.loads(message), *given)
+            out, err, reports[pid], *rest = given
+            tell(reports[pid], pid)
+            # A writer into a pipe must see that the run has stopped reading.
+            for descriptor in (out, err, *rest):
+                os.close(descriptor)
 
 
-def supervise(request, out, err, report, stdin=0):
-    """Fork a run, write its process id, wait, and write its exit code; never return."""
-    try:
-        pid = os.fork()
+def report_ended(reports):
+    """Write the exit code of each run that has ended."""
+    while reports:
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
-            os.close(report)
-            os.dup2(stdin, 0)
-            if stdin:
-                os.close(stdin)
-            os.dup2(out, 1)
-            os.dup2(err, 2)
-            os.close(out)
-            os.close(err)
-            os.chdir(request["cwd"])
-            if request["program"] is not None:
-                run_program(request["program"], request["words"], request["env"])
-            become(request["words"], request["env"])
-        os.write(report, b"%d\n" % pid)
+            return
+        report = reports.pop(pid)
+        tell(report, os.waitstatus_to_exitcode(status))
+        os.close(report)
+
+
+def tell(report, number):
+    """Write a number for the caller, who may have stopped waiting."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(report, b"%d\n" % number)
+
+
+def run(request, out, err, report, stdin=0):
+    """Be the requested run, with these descriptors as stdin, stdout and stderr; never return."""
+    try:
+        os.close(report)
+        os.dup2(stdin, 0)
+        if stdin:
+            os.close(stdin)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
         os.close(out)
         os.close(err)
-        # A writer into a pipe must see that the run has stopped reading.
-        os.dup2(os.open(os.devnull, os.O_RDONLY), stdin)
-        os.write(report, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        os.chdir(request["cwd"])
+        if request["program"] is not None:
+            run_program(request["program"], request["words"], request["env"])
+        become(request["words"], request["env"])
     finally:
-        os._exit(0)
+        os._exit(71)
 
 
 if __name__ == "__main__":
