@@ -193,7 +193,7 @@ def snapshot(
     name = choose_source(source, folder=folder, sim_seed=sim_seed, sim_signal=sim_signal)
     base_url, archive_url = given_addresses(name, base_url, archive_url)
     found: list[str] = []
-    if interval is None and folder is not None and name == "files":
+    if interval is None and folder is not None and name == "files" and market is None:
         interval = find_interval(folder) or DEFAULT_INTERVAL
         found = [f"interval: {interval}, by the names of the files"] if interval != DEFAULT_INTERVAL else []
     options: SourceOptions = {
