@@ -101,6 +101,16 @@ def test_a_time_between_two_ms_is_the_later_one():
     assert found.table.of("X").known_ms.tolist() == [START_MS + 1]
 
 
+def test_times_of_32_bits_are_refused():
+    """Seconds since 1970 have steps of 128 there: a value would be known a minute before it was."""
+    frame = pl.DataFrame(
+        {"published_at": [1_760_000_063.0], "rate": [1.0]}, schema_overrides={"published_at": pl.Float32}
+    )
+
+    with pytest.raises(InputError, match="'published_at' is Float32, too coarse for times"):
+        read_input(declare("funding.parquet"), encode(frame, "funding.parquet"), where="funding.parquet")
+
+
 def test_times_without_a_zone_are_read_in_the_declared_one():
     """Dates are its midnights; a time that states its zone keeps it."""
     day = "published_at,rate\n2025-10-15,1\n"

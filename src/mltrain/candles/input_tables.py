@@ -323,6 +323,13 @@ def normalise_input(spec: InputSpec, cells: Cells) -> InputRead:
     _check_columns(spec, frame.columns if cells.named else (), cells.where)
     value = cells.to_numbers(frame.select(spec.column)).to_series().cast(pl.Float64).fill_nan(None)
     cells.refuse_first(value, value.is_infinite().fill_null(False), "not a finite number")
+    # 32 bits hold seconds since 1970 in steps of 128, so a time may be a minute too early.
+    if frame[spec.known_at].dtype == pl.Float32:
+        raise InputError(
+            f"{cells.where}: column {show(spec.known_at)} is Float32, too coarse for times: "
+            "expected Float64 or integers",
+            hint="write the file again from the exact times",
+        )
     times = read_instants(cells, spec.known_at, timezone=spec.timezone)
     is_time = times.ms.is_between(_FIRST_MS, LAST_MS)
     cells.refuse_first(frame[spec.known_at], ~is_time, "not a time between 1973 and 9999")
