@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 
+from mltrain.api.studies import StudyList
+from mltrain.api.verify import VerifyResult
 from mltrain.documents.results import INLINE, OPTIONAL, to_plain
 from mltrain.snapshots.snapshot_record import SymbolFacts
 
@@ -52,3 +54,21 @@ def test_an_optional_field_is_absent_where_it_is_none():
 def test_an_inline_mapping_gives_keys_of_the_object():
     """Its keys stand next to those of the other fields."""
     assert to_plain([Score(0.5, parts={"a": 1.0})]) == [{"value": 0.5, "a": 1.0}]
+
+
+def test_a_notebook_shows_the_short_fields_of_a_result():
+    """IPython prints one line; a result whose fields are all short is shown whole."""
+
+    class Printer:
+        def __init__(self):
+            self.shown = ""
+
+        def text(self, more):
+            self.shown += more
+
+    whole, part = Printer(), Printer()
+    VerifyResult("model", "2025-10-15", sound=True, problems=())._repr_pretty_(part, cycle=False)
+    StudyList(())._repr_pretty_(whole, cycle=False)
+
+    assert part.shown == "VerifyResult(kind='model', name='2025-10-15', sound=True, ...)"
+    assert whole.shown == "StudyList(...)"

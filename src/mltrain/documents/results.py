@@ -12,12 +12,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from mltrain.documents.values import Json
 
 OPTIONAL: Final = {"optional": True}
+# Types of values that fit in a line.
+_SHORT: Final = (bool, int, float, str, Path, NoneType)
 INLINE: Final = {"inline": True}
 HIDDEN: Final = {"hidden": True}
 
@@ -32,6 +35,14 @@ class Result:
     __slots__ = ()
 
     SCHEMA: ClassVar[str]
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ANN401, FBT001 (the protocol of IPython)
+        """Show the fields that are short, when a cell of a notebook ends with the result; `repr` has all."""
+        del cycle
+        values = [(each.name, getattr(self, each.name)) for each in fields(self)]  # type: ignore[arg-type]
+        short = [f"{name}={value!r}" for name, value in values if isinstance(value, _SHORT)]
+        rest = ["..."] if len(short) < len(values) else []
+        printer.text(f"{type(self).__name__}({', '.join(short + rest)})")
 
     def to_json(self) -> dict[str, Json]:
         """Return the document that the command prints with `--json`, as JSON values."""
