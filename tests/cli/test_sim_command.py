@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 
 import httpx
@@ -69,6 +70,10 @@ def test_every_option_reaches_the_server(tmp_path):
             statuses = [
                 client.get(path).status_code for path in ("/ping", "/time", "/klines", "/exchangeInfo", "/time")
             ]
+        # The line of a request is written after its answer.
+        deadline = time.monotonic() + 10
+        while len(log.read_text().splitlines()) < 8 and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert end(run, signal.SIGTERM) == (143, "", "")
     candle = SimSource(seed=3, signal="strong").candles("BTCUSDT", TimeRange(PAGE["startTime"], PAGE["startTime"] + 1))
     kept, *lines = [json.loads(line) for line in log.read_text().splitlines()]
