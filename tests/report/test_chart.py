@@ -86,3 +86,7 @@ def test_an_earlier_table_has_its_equity_alone(backtested):
         "equal weight held, without costs",
     ]
     assert [name for _, name in less.legend] == ["after costs"]
+    assert "orange" in whole.reading
+    assert "Equal weight" in whole.reading
+    assert "orange" not in less.reading
+    assert "Equal weight" not in less.reading

@@ -55,12 +55,19 @@ def draw_equity(result: BacktestResult, equity: pl.DataFrame, *, step_ms: int) -
     time_ms = _closes_ms(equity, step_ms)
     net = np.concatenate([[0.0], equity["equity"].to_numpy() / start - 1])
     curves = [("line c1", "after costs", net)]
-    if has_traded and "costs" in equity.columns:
+    reading = f"The start is {start:,.0f} of the quote asset."
+    if not has_traded:
+        reading = f"Nothing was traded, so the equity stays as it was. {reading}"
+    elif "costs" in equity.columns:
         gross = net + np.concatenate([[0.0], np.cumsum(equity["costs"].to_numpy()) / start])
         curves.insert(0, ("line c2", "the same trades before costs", gross))
+        reading = f"The distance between the orange and the blue line is what trading has cost so far. {reading}"
     if "held" in equity.columns:
         held = np.concatenate([[0.0], equity["held"].to_numpy()])
         curves.insert(0, ("line c3", "equal weight held, without costs", held))
+        reading += (
+            " Equal weight is bought at the first close and never sold; the table of benchmarks has it with costs."
+        )
     ends = [end for _, _, values in curves for end in (float(values.min()), float(values.max()))]
     plot = Plot(
         time_scale(float(time_ms[0]), float(time_ms[-1])),
@@ -71,15 +78,6 @@ def draw_equity(result: BacktestResult, equity: pl.DataFrame, *, step_ms: int) -
     for css, _, values in curves:
         drawn = thin_out(values)
         plot.add_line(time_ms[drawn].tolist(), values[drawn].tolist(), css)
-    reading = (
-        "The distance between the orange and the blue line is what trading has cost so far. "
-        if has_traded
-        else "Nothing was traded, so the equity stays as it was. "
-    )
-    reading += (
-        f"The start is {start:,.0f} of the quote asset. Equal weight is bought at the first close and never sold; the "
-        "table of benchmarks has it with costs."
-    )
     performance, judged = result.performance, result.judged
     if performance.ruined_ms is not None:
         plot.add_vertical(performance.ruined_ms, "ruined", "rule bad", label_row=1)
