@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from mltrain.api.studies import StudyList
+import numpy as np
+
+import mltrain as mt
 from mltrain.api.verify import VerifyResult
-from mltrain.documents.results import INLINE, OPTIONAL, to_plain
+from mltrain.documents.results import INLINE, OPTIONAL, Result, to_plain
 from mltrain.snapshots.snapshot_record import SymbolFacts
 
 
@@ -56,19 +59,44 @@ def test_an_inline_mapping_gives_keys_of_the_object():
     assert to_plain([Score(0.5, parts={"a": 1.0})]) == [{"value": 0.5, "a": 1.0}]
 
 
-def test_a_notebook_shows_the_short_fields_of_a_result():
-    """IPython prints one line; a result whose fields are all short is shown whole."""
+@dataclass(frozen=True, slots=True)
+class Shown(Result):
+    SCHEMA: ClassVar[str] = "shown/1"
 
-    class Printer:
-        def __init__(self):
-            self.shown = ""
+    name: str
+    items: tuple[int, ...]
+    empty: tuple[int, ...]
+    inner: Inner
+    page: str
 
-        def text(self, more):
-            self.shown += more
 
-    whole, part = Printer(), Printer()
-    VerifyResult("model", "2025-10-15", sound=True, problems=())._repr_pretty_(part, cycle=False)
-    StudyList(())._repr_pretty_(whole, cycle=False)
+def test_a_result_is_shown_in_one_line():
+    """Its repr has the short values and says what the others are, also inside another result or a list."""
+    result = Shown("2025-10-15", (1, 2, 3), (), Inner(0.5, ()), "<p>\n" * 1000)
 
-    assert part.shown == "VerifyResult(kind='model', name='2025-10-15', sound=True, ...)"
-    assert whole.shown == "StudyList(...)"
+    assert repr(result) == (
+        "Shown(name='2025-10-15', items=<3 items>, empty=(), inner=<Inner>, page=<4000 characters>)"
+    )
+    assert repr([VerifyResult("model", "2025-10-15", sound=True, problems=())]) == (
+        "[VerifyResult(kind='model', name='2025-10-15', sound=True, problems=())]"
+    )
+
+
+def test_every_result_has_the_repr_of_one_line():
+    """A dataclass writes a repr with every nested value into a class that only inherits one."""
+    results = [kind for name in mt.__all__ if is_result(kind := getattr(mt, name))]
+
+    assert len(results) > 10
+    assert {kind.__dict__["__repr__"] for kind in results} == {Result.__repr__}
+
+
+def is_result(value):
+    return isinstance(value, type) and issubclass(value, Result)
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    """JSON knows no others; a whole number stays whole."""
+    plain = to_plain({"seed": np.int64(7), "ratio": np.float32(0.25), "on": True})
+
+    assert plain == {"seed": 7, "ratio": 0.25, "on": True}
+    assert [type(value) for value in plain.values()] == [int, float, bool]

@@ -104,6 +104,10 @@ class Section:
 class ModelCard(Section):
     """A valid model card (`mltrain.card.validation.read_card` returns one)."""
 
+    def __repr__(self) -> str:
+        """Return one line, which a cell of a notebook can end with; `document` has everything."""
+        return f"<mltrain.ModelCard of {', '.join(self.symbols)}, snapshot {self.snapshot_id}>"
+
     @classmethod
     def from_json(cls, document: Json) -> ModelCard:
         """Return the card that a document holds, unchecked; empty if the document is not a mapping."""

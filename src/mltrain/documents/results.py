@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 OPTIONAL: Final = {"optional": True}
 # Types of values that fit in a line.
 _SHORT: Final = (bool, int, float, str, Path, NoneType)
+# Most characters of a value in a result's repr.
+_MAX_SHOWN: Final = 200
 INLINE: Final = {"inline": True}
 HIDDEN: Final = {"hidden": True}
 
@@ -36,17 +39,27 @@ class Result:
 
     SCHEMA: ClassVar[str]
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ANN401, FBT001 (the protocol of IPython)
-        """Show the fields that are short, when a cell of a notebook ends with the result; `repr` has all."""
-        del cycle
+    def __init_subclass__(cls) -> None:
+        # In the class itself, because `dataclass` writes a `__repr__` into each class that only inherits one.
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """Return one line, which a cell of a notebook can end with: no value of several lines or of many items."""
         values = [(each.name, getattr(self, each.name)) for each in fields(self)]  # type: ignore[arg-type]
-        short = [f"{name}={value!r}" for name, value in values if isinstance(value, _SHORT)]
-        rest = ["..."] if len(short) < len(values) else []
-        printer.text(f"{type(self).__name__}({', '.join(short + rest)})")
+        return f"{type(self).__name__}({', '.join(f'{name}={_shorten(value)}' for name, value in values)})"
 
     def to_json(self) -> dict[str, Json]:
         """Return the document that the command prints with `--json`, as JSON values."""
         return {"schema": f"mltrain/{self.SCHEMA}", **to_plain(self)}
+
+
+def _shorten(value: object) -> str:
+    """Return the repr of a short value; of a collection the number of its items, and of anything else its class."""
+    if isinstance(value, _SHORT) and len(text := repr(value)) <= _MAX_SHOWN:
+        return text
+    if isinstance(value, str | tuple | list | Mapping):
+        return f"<{len(value)} {'characters' if isinstance(value, str) else 'items'}>" if value else repr(value)
+    return f"<{type(value).__name__}>"
 
 
 def format_document(result: Result) -> str:
@@ -59,16 +72,23 @@ def format_document(result: Result) -> str:
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)
-    """Return `value` in JSON's types: dataclasses and mappings become objects, tuples arrays, paths text."""
+    """Return `value` in JSON's types: dataclasses and mappings become objects, tuples arrays, paths text.
+
+    NumPy's numbers become those of Python.
+    """
+    plain = value
     if is_dataclass(value) and not isinstance(value, type):
-        return _to_object(value)
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value
+        plain = _to_object(value)
+    elif isinstance(value, Mapping):
+        plain = {str(key): to_plain(item) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)):
+        plain = [to_plain(item) for item in value]
+    elif isinstance(value, Path):
+        plain = str(value)
+    elif isinstance(value, Real) and not isinstance(value, int | float):
+        # NumPy's numbers, which JSON does not know.
+        plain = int(value) if isinstance(value, Integral) else float(value)
+    return plain
 
 
 def _to_object(result: Any) -> dict[str, Any]:  # noqa: ANN401

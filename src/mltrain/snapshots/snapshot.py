@@ -63,6 +63,10 @@ class Snapshot(SnapshotRecord):
     path: Path
     manifest_sha256: str
 
+    def __repr__(self) -> str:
+        """Return one line, which a cell of a notebook can end with; `to_manifest` has everything."""
+        return f"<mltrain.Snapshot {self.id} of {self.interval} candles of {join_first(self.symbols, 5)}>"
+
     @property
     def interval(self) -> str:
         """The interval of its candles, such as "1m"."""
