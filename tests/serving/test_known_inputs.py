@@ -257,6 +257,18 @@ def test_a_value_does_not_change(model):
     assert stream.inputs()["funding"]["rate"].to_list() == [0.01]
 
 
+def test_a_value_of_a_symbol_without_candles_is_refused(model):
+    """A misspelt symbol would otherwise show only as rows without a value."""
+    stream = model.stream([SYMBOL])
+
+    with pytest.raises(RefusedError, match="unknown") as caught:
+        stream.push_input("funding", 0.01, known_at="2025-10-15T12:00:00Z", symbol="BTC/USDT")
+    assert caught.value.reason == "unknown-symbol"
+    assert all(frame.is_empty() for frame in stream.inputs().values())
+    # The leader has candles, although the stream scores another symbol.
+    stream.push_input("funding", 0.01, known_at="2025-10-15T12:00:00Z", symbol=LEADER)
+
+
 def test_explanations_read_inputs(model, market):
     """`explain` takes inputs as `predict_candles` does."""
     candles, inputs = market

@@ -271,3 +271,16 @@ def test_threads_share_a_stream(model, candles):
 
     assert wrong == []
     assert np.isfinite(list(expected.values())).all()
+
+
+def test_a_row_of_pandas_may_lack_an_optional_value(model, candles):
+    """A frame holds NaN in its place; the row is scored as the mapping without it, as whole frames are."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed: it is no dependency of mltrain")
+    ohlcv = ["ts", "open", "high", "low", "close", "volume"]
+    plain, rows = model.stream(), model.stream()
+    frame = next(iter(candles.values())).select(ohlcv).tail(LOOKBACK + 1)
+    symbol = next(iter(candles))
+    for record in frame.to_dicts():
+        row = pandas.Series({**record, "trades": float("nan"), "quote_volume": float("nan")})
+        expected, actual = (outcome(lambda s=s, r=r: s.push(symbol, r)) for s, r in ((plain, record), (rows, row)))
+        assert actual == expected

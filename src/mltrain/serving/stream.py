@@ -21,7 +21,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
 
@@ -53,7 +53,7 @@ from mltrain.serving.rows import (
 from mltrain.times import EPOCH, as_time_ms, check_time_ms, floor_to_grid, format_ms, interval_ms, is_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -202,7 +202,8 @@ class Stream:
         Raises:
             UsageError: The model reads no such input, `value` is not a finite number, `known_at` is not a time, or
                 earlier values were for all symbols and this one is not, or the other way round.
-            RefusedError: Another value was already known since this time (changed).
+            RefusedError: Another value was already known since this time (changed), or the symbol is neither one of
+                the stream's nor a leader (unknown-symbol).
         """
         with self._lock:
             specs = self._current().bundle.feature_set.inputs
@@ -216,6 +217,9 @@ class Stream:
             )
             if not isinstance(symbol, str | None):
                 raise UsageError(f"symbol is {describe(symbol)}: expected a name such as 'BTCUSDT', or None")
+            # Raises if the stream has no candles of it: a misspelt symbol would show only as `input-missing`.
+            if symbol is not None:
+                self._find_buffer(symbol)
             try:
                 taken = self._inputs.setdefault(name, PushedInput()).push(symbol, known_ms, number)
             except ValueError as err:
@@ -373,6 +377,9 @@ class Stream:
             InputError: The candle is impossible, by the rules of `check_candles`.
         """
         candle = as_record(given, "candle")
+        # A row of a pandas frame holds NaN where it has no value.
+        if not isinstance(given, Mapping):
+            candle = {name: value for name, value in candle.items() if not (name in OPTIONAL and _is_nan(value))}
         # A mapping of plain values is read in microseconds; the conversion of anything else takes a millisecond.
         if not _is_plain(candle):
             candle = as_candles(as_frame([candle], "candle"), _WHERE).row(0, named=True)
@@ -410,6 +417,10 @@ def _is_plain(candle: Mapping[str, Any]) -> bool:
     if not (ts is None or isinstance(ts, dt.datetime | bool) or (_is_integer(ts) and is_ms(ts))):
         return False
     return all(isinstance(candle.get(name), float | int | np.number | None) for name in _VALUES)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_integer(value: object) -> TypeGuard[int]:
