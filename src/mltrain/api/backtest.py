@@ -5,17 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from mltrain.api.references import as_reference, read_snapshot, read_version
-from mltrain.api.workspace import DATA_DIR, open_store, read_clock, read_progress, read_time
+from mltrain.api.workspace import (
+    DATA_DIR,
+    check_path,
+    open_store,
+    read_clock,
+    read_number,
+    read_progress,
+    read_time,
+    read_whole,
+)
 from mltrain.documents.results import Result
 from mltrain.errors import UsageError
 from mltrain.names import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import polars as pl
 
@@ -271,21 +280,21 @@ def backtest(
         shown.warn(f"fees: {'' if known else 'assumed, choose others with --fees: '}{tier}")
     costs = Costs(
         market=tier.market,
-        taker_bps=tier.taker_bps if taker_bps is None else taker_bps,
-        maker_bps=tier.maker_bps if maker_bps is None else maker_bps,
-        spread_bps=spread_bps,
-        slippage_bps=slippage_bps,
-        impact=impact,
-        participation=participation,
+        taker_bps=tier.taker_bps if taker_bps is None else read_number(taker_bps, "taker_bps"),
+        maker_bps=tier.maker_bps if maker_bps is None else read_number(maker_bps, "maker_bps"),
+        spread_bps=read_number(spread_bps, "spread_bps"),
+        slippage_bps=read_number(slippage_bps, "slippage_bps"),
+        impact=read_number(impact, "impact"),
+        participation=None if participation is None else read_number(participation, "participation"),
         fill=fill,
-        delay_bars=delay_bars,
+        delay_bars=read_whole(delay_bars, "delay_bars"),
     )
     chosen = Policy(
         name=policy,
-        enter=enter,
-        exit=exit,
-        kelly_fraction=kelly_fraction,
-        max_weight=max_weight,
+        enter=read_number(enter, "enter"),
+        exit=read_number(exit, "exit"),
+        kelly_fraction=read_number(kelly_fraction, "kelly_fraction"),
+        max_weight=read_number(max_weight, "max_weight"),
         side=side or ("both" if tier.market == "perp" else "long"),
     )
     options = BacktestOptions(
@@ -301,9 +310,14 @@ def backtest(
         capacity=capacity,
         walk_forward=None
         if walk_forward is None
-        else WalkForward(walk_forward, train_days, search, available_cores() if workers is None else workers),
-        equity=equity,
-        seed=seed,
+        else WalkForward(
+            read_whole(walk_forward, "walk_forward"),
+            None if train_days is None else read_whole(train_days, "train_days"),
+            None if search is None else read_whole(search, "search"),
+            available_cores() if workers is None else read_whole(workers, "workers"),
+        ),
+        equity=read_number(equity, "equity"),
+        seed=read_whole(seed, "seed"),
     )
     if ops is not None:
         import_user_ops(ops)
@@ -314,7 +328,7 @@ def backtest(
         options,
         now_ms=read_clock(now_ms),
         progress=shown,
-        output=None if output is None else Path(output),
+        output=None if output is None else check_path(output, "output"),
     )
     return _describe(stored, problems=())
 
@@ -324,7 +338,7 @@ def list_backtests(*, data_dir: PathText = DATA_DIR) -> BacktestList:
     from mltrain.backtesting.stored import list_backtests
 
     lines = []
-    for row in list_backtests(Path(data_dir)):
+    for row in list_backtests(check_path(data_dir, "data_dir")):
         if row.backtest is None or row.result is None:
             lines.append(BacktestLine(row.name, None, None, None, None, None, False, row.problem))
             continue
@@ -401,7 +415,7 @@ def backtest_prune(*, keep: int, dry_run: bool = False, data_dir: PathText = DAT
 
     if keep < 0:
         raise UsageError(f"keep is {keep}: expected 0 or more")
-    return prune_backtests(Path(data_dir), keep=keep, dry_run=dry_run)
+    return prune_backtests(check_path(data_dir, "data_dir"), keep=keep, dry_run=dry_run)
 
 
 def _describe(stored: StoredBacktest, *, problems: tuple[str, ...]) -> BacktestReport:
@@ -419,7 +433,7 @@ def open_stored_backtest(backtest: BacktestRef, data_dir: PathText) -> StoredBac
         backtest = backtest.folder
     if not isinstance(backtest, str | os.PathLike):
         raise UsageError(f"backtest is {describe(backtest)}: expected latest, a backtest's name, or its path")
-    return open_backtest(Path(data_dir), as_reference(backtest))
+    return open_backtest(check_path(data_dir, "data_dir"), as_reference(backtest))
 
 
 def _funding_text(funding: PathText | float | None) -> str | None:
@@ -427,7 +441,7 @@ def _funding_text(funding: PathText | float | None) -> str | None:
     if funding is None or isinstance(funding, str):
         return funding
     # Without an exponent, which would be the name of a file.
-    return as_reference(funding) if isinstance(funding, os.PathLike) else f"{funding:f}"
+    return as_reference(funding) if isinstance(funding, os.PathLike) else f"{read_number(funding, 'funding'):f}"
 
 
 def _read_grid(grid: PathText | Mapping[str, Iterable[object]] | None, policy: Policy) -> tuple[Policy, ...]:
@@ -441,7 +455,7 @@ def _read_grid(grid: PathText | Mapping[str, Iterable[object]] | None, policy: P
     if isinstance(grid, Mapping):
         lists: Json = {key: _as_list(values) for key, values in grid.items()}
         return expand_grid(lists, policy, where="grid")
-    data = read_file(Path(grid), max_bytes=MAX_FILE_BYTES, what="the grid")
+    data = read_file(check_path(grid, "grid"), max_bytes=MAX_FILE_BYTES, what="the grid")
     return read_grid(data, policy, where=os.fspath(grid))
 
 

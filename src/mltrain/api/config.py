@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
-from mltrain.api.workspace import DATA_DIR, read_time
+from mltrain.api.workspace import DATA_DIR, check_path, read_time
 from mltrain.documents.results import Result
 from mltrain.errors import UsageError
 from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mltrain.api.workspace import PathText, Time
     from mltrain.config.loading import Setting
     from mltrain.documents.values import Json
@@ -116,7 +117,7 @@ def config_show(
     overrides = {key: value for key, value in given.items() if value is not None}
     settings = [
         replace(s, where=OPTIONS[s.key]) if s.origin == "option" else s
-        for s in explain_config(None if config is None else Path(config), overrides=overrides)
+        for s in explain_config(None if config is None else check_path(config, "config"), overrides=overrides)
     ]
     if str(data_dir) == DATA_DIR:
         settings.append(Setting("data_dir", DATA_DIR, "default", None))
@@ -143,7 +144,7 @@ def config_init(file: PathText = "train.yml") -> ConfigInitResult:
     from mltrain.config.loading import comment_config, load_config
     from mltrain.storage.writing import atomic_write
 
-    path = Path(file)
+    path = check_path(file, "file")
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path} already exists", hint=f"to see its settings: mltrain config show --config {path}")
     atomic_write(path.absolute(), comment_config().encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from mltrain.api.references import read_snapshot
-from mltrain.api.workspace import DATA_DIR, read_progress, read_time
+from mltrain.api.workspace import DATA_DIR, check_path, read_progress, read_time
 from mltrain.documents.results import OPTIONAL, Result, format_document
 from mltrain.errors import InputError, LeakageError, UsageError
 
@@ -219,7 +219,7 @@ def features_info(
     from mltrain.features.registry import describe_features, read_registry, take_features
 
     _import_ops(ops)
-    path, shown = _as_path(features), read_progress(progress)
+    path, shown = _as_path(features, "features"), read_progress(progress)
     if snapshot is None:
         registry = read_registry(path)
         return FeaturesInfo(
@@ -291,7 +291,7 @@ def features_show(
     at_ms = read_time(at, "at")
     _import_ops(ops)
     opened = read_snapshot(snapshot, data_dir)
-    feature_set = load_registry(_as_path(features), interval=opened.interval)
+    feature_set = load_registry(_as_path(features, "features"), interval=opened.interval)
     check_feature_name(feature_set, name)
     symbol = _choose_symbol(symbol, opened.symbols)
     needed = {symbol, *(s for s in feature_set.leaders if s in opened.symbols)}
@@ -299,7 +299,7 @@ def features_show(
     inputs = read_inputs(opened, feature_set)
     candles = join_inputs(feature_set, candles, inputs)
     inspection = inspect_feature(feature_set, name, symbol=symbol, candles=candles, ts_ms=at_ms, inputs=inputs)
-    path = _as_path(plot)
+    path = _as_path(plot, "plot")
     if path is not None:
         svg = plot_inspection(inspection, step_ms=interval_ms(feature_set.interval))
         write_outputs(path.parent, {path.name: svg.encode()})
@@ -375,8 +375,8 @@ def features_check(
     from mltrain.features.registry import FeatureSchemaValidator
     from mltrain.features.schema_validation import read_feature_frame
 
-    validator = FeatureSchemaValidator(_as_path(features), ops=ops, interval=interval)
-    path = Path(file)
+    validator = FeatureSchemaValidator(_as_path(features, "features"), ops=ops, interval=interval)
+    path = check_path(file, "file")
     problems = validator.validate_features(read_feature_frame(path), strict=False)
     return FeaturesCheck(path, sound=not problems, problems=problems)
 
@@ -422,7 +422,7 @@ def features_audit(
     audit = FeaturesAudit(opened.id, thorough, results)
     if report is not None:
         findings = AuditReport(opened.id, thorough, results, registry_sha256=feature_set.registry_sha256, ops=ops)
-        audit = replace(audit, report=_write_report(Path(report), findings))
+        audit = replace(audit, report=_write_report(check_path(report, "report"), findings))
     try:
         check_guards(results)
     except LeakageError as err:
@@ -524,7 +524,7 @@ def features_init(interval: str, *, output: PathText = "features.yml") -> Featur
     from mltrain.features.registry_template import write_template
     from mltrain.storage.writing import atomic_write
 
-    data, path = write_template(interval), Path(output)
+    data, path = write_template(interval), check_path(output, "output")
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path} already exists", hint=f"to see its features: mltrain features info --features {path}")
     atomic_write(path.absolute(), data)
@@ -567,12 +567,12 @@ def features_export(
     from mltrain.pipeline.export_features import export_features
 
     _import_ops(ops)
-    shown, loaded = read_progress(progress), load_config(_as_path(config), overrides={})
+    shown, loaded = read_progress(progress), load_config(_as_path(config, "config"), overrides={})
     opened = read_snapshot(snapshot, data_dir)
     feature_set, warnings = take_features(_as_source(features), opened.interval)
     for warning in warnings:
         shown.warn(warning)
-    return export_features(opened, feature_set, loaded, file=Path(output), progress=shown)
+    return export_features(opened, feature_set, loaded, file=check_path(output, "output"), progress=shown)
 
 
 def _import_ops(module: str | None) -> None:
@@ -583,8 +583,8 @@ def _import_ops(module: str | None) -> None:
         import_user_ops(module)
 
 
-def _as_path(path: PathText | None) -> Path | None:
-    return None if path is None else Path(path)
+def _as_path(path: PathText | None, argument: str) -> Path | None:
+    return None if path is None else check_path(path, argument)
 
 
 def _as_source(source: RegistrySource | None) -> Path | Mapping[str, Any] | Registry | FeatureSet | None:

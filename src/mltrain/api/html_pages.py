@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from mltrain.api.references import read_version, version_text
-from mltrain.api.workspace import DATA_DIR, open_store, read_progress
+from mltrain.api.workspace import DATA_DIR, check_path, open_store, read_progress
 from mltrain.documents.results import Result
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mltrain.api.references import VersionRef
     from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.report.card_diff import CardDiff, Compared
@@ -74,7 +75,7 @@ def models_page(output: PathText | None = None, *, data_dir: PathText = DATA_DIR
     """
     from mltrain.report.index import render_index
 
-    path = Path(data_dir) / "models.html" if output is None else Path(output)
+    path = check_path(data_dir, "data_dir") / "models.html" if output is None else check_path(output, "output")
     return _write_page(ModelsPage, path, render_index(open_store(data_dir, None), folder=path.parent))
 
 
@@ -110,7 +111,11 @@ def card_report(
     if stored:
         path, html = opened.folder / REPORT_FILE, opened.read(REPORT_FILE, max_bytes=MAX_REPORT_BYTES)
     else:
-        path = Path(data_dir) / f"report-{opened.name}.html" if output is None else Path(output)
+        path = (
+            check_path(data_dir, "data_dir") / f"report-{opened.name}.html"
+            if output is None
+            else check_path(output, "output")
+        )
         html = draft_report(read_material(opened, read_version_card(opened))).finish(opened.name)
         atomic_write(path, html)
     return ReportPage(path, len(html), sha256_bytes(html), not stored, opened.name)
@@ -157,7 +162,7 @@ def card_diff_page(
 
     compared = _compare(first, second, data_dir, slot)
     name = f"diff-{compared.diff.a}-{compared.diff.b}.html"
-    path = Path(data_dir) / name if output is None else Path(output)
+    path = check_path(data_dir, "data_dir") / name if output is None else check_path(output, "output")
     return _write_page(CardDiffPage, path, render_diff(compared))
 
 

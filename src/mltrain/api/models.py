@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mltrain.api.references import is_version_reference, version_text
-from mltrain.api.workspace import DATA_DIR, current_user, open_store, read_clock, read_progress
+from mltrain.api.workspace import DATA_DIR, check_path, current_user, open_store, read_clock, read_progress
 from mltrain.documents.results import Result
 from mltrain.errors import InputError, MltrainError, UsageError
 
@@ -222,7 +221,7 @@ def models_pack(
     """
     from mltrain.store.packing import pack_version
 
-    return pack_version(open_store(data_dir, slot), version_text(version), Path(output))
+    return pack_version(open_store(data_dir, slot), version_text(version), check_path(output, "output"))
 
 
 def models_unpack(path: PathText, *, data_dir: PathText = DATA_DIR) -> UnpackedVersion:
@@ -238,7 +237,7 @@ def models_unpack(path: PathText, *, data_dir: PathText = DATA_DIR) -> UnpackedV
     """
     from mltrain.store.packing import unpack_version
 
-    return unpack_version(open_store(data_dir, None), Path(path))
+    return unpack_version(open_store(data_dir, None), check_path(path, "path"))
 
 
 def promote(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, TypeAlias
 
 from mltrain.api.references import version_text
 from mltrain.api.sources import read_network_rules, read_source_spec
-from mltrain.api.workspace import DATA_DIR, open_store, read_clock, read_progress, read_time
+from mltrain.api.workspace import DATA_DIR, check_path, open_store, read_clock, read_progress, read_time
 from mltrain.documents.results import HIDDEN, INLINE, Result
 from mltrain.errors import UsageError
+from mltrain.names import describe
 from mltrain.times import TIME_FORMAT, interval_ms
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import polars as pl
 
@@ -279,7 +281,7 @@ def predict_file(
         "sim_seed": sim_seed,
         "sim_signal": sim_signal,
     }
-    form = _read_format(output, output_format)
+    form = _read_format(output, "output", output_format)
     _, rows, judged_at_ms = _score(
         version,
         options,
@@ -299,7 +301,7 @@ def predict_file(
         now_ms=read_clock(now_ms),
     )
     data = encode_table(rows, form)
-    path = _as_path(output)
+    path = _as_path(output, "output")
     if path is None:
         output.write(data)  # type: ignore[union-attr]
         output.flush()  # type: ignore[union-attr]
@@ -430,7 +432,7 @@ def _score(
         raise UsageError("--input replaces the source: --source and its options do not go with it")
     if input_ is None and input_format is not None:
         raise UsageError("--input-format needs --input")
-    form = None if input_ is None else _read_format(input_, input_format)
+    form = None if input_ is None else _read_format(input_, "input", input_format)
     judged_at_ms = None if as_of is None else read_time(as_of, "as_of")
     model = _open_model(version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=progress)
     if input_ is not None and form is not None:
@@ -505,7 +507,7 @@ def _open_source(
     if not _names_source(options):
         if options["timezone"] is not None:
             raise UsageError("--timezone goes with --input, or with --source files")
-        recorded = find_model_source(model, Path(data_dir), market=market)
+        recorded = find_model_source(model, check_path(data_dir, "data_dir"), market=market)
         return open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url, now_ms=now_ms)
     spec = read_source_spec(
         options,
@@ -525,15 +527,22 @@ def _names_source(options: SourceOptions) -> bool:
 
 def _as_given(inputs: PathText | Mapping[str, object] | None) -> Path | Mapping[str, object] | None:
     """Return the folder of inputs as a path, and anything else as it is."""
-    return Path(inputs) if isinstance(inputs, str | os.PathLike) else inputs
+    if inputs is None or isinstance(inputs, Mapping):
+        return inputs
+    if isinstance(inputs, str | os.PathLike):
+        return check_path(inputs, "inputs")
+    raise UsageError(
+        f"inputs is {describe(inputs)}: expected a folder, or a mapping of the input's name to a table",
+        hint='such as inputs={"funding": table}',
+    )
 
 
-def _as_path(place: FileOrStream) -> Path | None:
+def _as_path(place: FileOrStream, argument: str) -> Path | None:
     """Return the path of a file; None for a stream."""
-    return None if hasattr(place, "read") or hasattr(place, "write") else Path(place)
+    return None if hasattr(place, "read") or hasattr(place, "write") else check_path(place, argument)
 
 
-def _read_format(place: FileOrStream, given: Format | None) -> Format:
+def _read_format(place: FileOrStream, argument: str, given: Format | None) -> Format:
     """Return the format of a table: the given one, or that of the file's name; that of a stream is CSV."""
     from mltrain.candles.tables import FORMATS, infer_format
     from mltrain.names import check_choice
@@ -541,7 +550,7 @@ def _read_format(place: FileOrStream, given: Format | None) -> Format:
     if given is not None:
         check_choice(given, "format", tuple(dict.fromkeys(FORMATS.values())))
         return given
-    path = _as_path(place)
+    path = _as_path(place, argument)
     return "csv" if path is None else infer_format(path)
 
 
@@ -555,7 +564,7 @@ def _read_input(
     from mltrain.storage.reading import read_file
 
     zone = None if timezone is None else check_time_zone(timezone)
-    path = _as_path(place)
+    path = _as_path(place, "input")
     if path is None:
         data: bytes = place.read(MAX_TABLE_BYTES)  # type: ignore[union-attr]
         where = str(getattr(place, "name", "the stream")).strip("<>")

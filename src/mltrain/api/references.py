@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
+from mltrain.api.workspace import check_path
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def read_snapshot(snapshot: SnapshotRef, data_dir: str | os.PathLike[str]) -> Sn
     if isinstance(snapshot, Snapshot):
         return snapshot
     if isinstance(snapshot, str | os.PathLike):
-        return open_snapshot(Path(data_dir), as_reference(snapshot))
+        return open_snapshot(check_path(data_dir, "data_dir"), as_reference(snapshot))
     held = getattr(snapshot, "snapshot", None)
     if isinstance(held, Snapshot):
         return held

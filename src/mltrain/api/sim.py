@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
-from mltrain.api.workspace import read_time
+from mltrain.api.workspace import check_path, read_time
 from mltrain.documents.results import Result, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mltrain.api.sources import SimSignal
     from mltrain.api.workspace import PathText, Time
@@ -115,7 +115,7 @@ def sim(
     from mltrain.times import format_ms
 
     with (
-        _request_log(None if log is None else Path(log)) as (write_record, failed),
+        _request_log(None if log is None else check_path(log, "log")) as (write_record, failed),
         SimServer(
             seed=seed,
             signal=signal,
@@ -123,7 +123,7 @@ def sim(
             ticking=ticking,
             latency_ms=latency_ms,
             weight_limit=weight_limit,
-            faults=() if faults is None else read_faults(Path(faults)),
+            faults=() if faults is None else read_faults(check_path(faults, "faults")),
             port=port,
             on_answer=write_record,
         ) as server,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 from mltrain.api.references import read_snapshot
 from mltrain.api.sources import CONNECTIONS, MAX_WAIT_S, read_network_rules, read_source_spec
-from mltrain.api.workspace import DATA_DIR, read_clock, read_progress, read_time
+from mltrain.api.workspace import DATA_DIR, check_path, read_clock, read_progress, read_time
 from mltrain.documents.results import Result
 from mltrain.errors import UsageError
 from mltrain.times import DAY_MS, format_ms
@@ -252,7 +252,7 @@ def snapshot(
     loaded = _load_inputs(features, inputs, ops=ops, market=spec.known_market)
     opened = open_source(spec, rules, now_ms=now_ms)
     taken = take_snapshot(
-        Path(data_dir),
+        check_path(data_dir, "data_dir"),
         opened,
         spec,
         _read_request(opened, symbols=symbols, days=days, end_ms=end_ms, align=align, progress=shown),
@@ -335,7 +335,7 @@ def snapshot_plan(
     _load_inputs(features, inputs, ops=ops, market=spec.known_market)
     opened = open_source(spec, now_ms=read_clock(now_ms))
     request = _read_request(opened, symbols=symbols, days=days, end_ms=end_ms, align=align, progress=shown)
-    plan = plan_snapshot(opened, request, data_dir=Path(data_dir), progress=shown)
+    plan = plan_snapshot(opened, request, data_dir=check_path(data_dir, "data_dir"), progress=shown)
     for note in plan.notes:
         shown.warn(note)
     return plan
@@ -379,7 +379,9 @@ def snapshot_rebuild(
     rules = read_network_rules(max_wait_s=max_wait, connections=connections, use_env_proxy=use_env_proxy)
     damaged = read_snapshot(snapshot, data_dir)
     source = open_recorded(damaged.source, rules, base_url=base_url, archive_url=archive_url, now_ms=read_clock(now_ms))
-    files = rebuild_snapshot(damaged, source, data_dir=Path(data_dir), progress=read_progress(progress))
+    files = rebuild_snapshot(
+        damaged, source, data_dir=check_path(data_dir, "data_dir"), progress=read_progress(progress)
+    )
     return RebuildResult(damaged.id, all(file.outcome != "lost" for file in files), files)
 
 
@@ -401,7 +403,7 @@ def list_snapshots(*, data_dir: PathText = DATA_DIR) -> SnapshotList:
     """List the snapshots in a data folder, oldest cut first; those with a damaged manifest are listed too."""
     from mltrain.snapshots.snapshot import list_snapshots
 
-    return SnapshotList(list_snapshots(Path(data_dir)))
+    return SnapshotList(list_snapshots(check_path(data_dir, "data_dir")))
 
 
 def snapshots_diff(before: SnapshotRef, after: SnapshotRef, *, data_dir: PathText = DATA_DIR) -> SnapshotDiff:
@@ -431,14 +433,14 @@ def snapshots_prune(*, keep: int, dry_run: bool = False, data_dir: PathText = DA
     """
     from mltrain.pipeline.snapshot_pruning import prune_snapshots
 
-    return prune_snapshots(Path(data_dir), keep=keep, dry_run=dry_run)
+    return prune_snapshots(check_path(data_dir, "data_dir"), keep=keep, dry_run=dry_run)
 
 
 def cache_info(*, data_dir: PathText = DATA_DIR) -> CacheInfo:
     """List the downloaded days in the cache."""
     from mltrain.sources.cache_upkeep import list_cache
 
-    return CacheInfo(list_cache(Path(data_dir)))
+    return CacheInfo(list_cache(check_path(data_dir, "data_dir")))
 
 
 def cache_prune(
@@ -475,7 +477,7 @@ def cache_prune(
     before_ms = None if before is None else read_time(before, "before")
     if older_than is not None:
         before_ms = read_clock(now_ms) - older_than * DAY_MS
-    in_use = find_days_in_use(Path(data_dir)) if unused else None
+    in_use = find_days_in_use(check_path(data_dir, "data_dir")) if unused else None
 
     def is_removable(symbol: str, interval: str, of_file: TimeRange) -> bool:
         if in_use is not None:
@@ -483,7 +485,7 @@ def cache_prune(
         # A file of several days stays as long as its last day is wanted.
         return before_ms is None or of_file.end_ms - DAY_MS < before_ms
 
-    return prune_cache(Path(data_dir), is_removable, dry_run=dry_run)
+    return prune_cache(check_path(data_dir, "data_dir"), is_removable, dry_run=dry_run)
 
 
 def fetch_candles(
@@ -562,7 +564,7 @@ def fetch_candles(
         start=format_ms(read_time(start, "start")),
         end=None if end is None else format_ms(read_time(end, "end")),
         spec=spec,
-        data_dir=None if data_dir is None else Path(data_dir),
+        data_dir=None if data_dir is None else check_path(data_dir, "data_dir"),
         rules=read_network_rules(max_wait_s=max_wait, connections=connections, use_env_proxy=use_env_proxy),
         progress=read_progress(progress),
         now_ms=read_clock(now_ms),
@@ -630,7 +632,7 @@ def _load_inputs(
         if not isinstance(source, Path):
             raise UsageError(f"{where}: its inputs have no folder", hint="name that of their files with `inputs`")
         folder = source.parent
-    return load_inputs(registry.inputs, Path(folder), given={FUNDING_FILE} if market == USDM else set())
+    return load_inputs(registry.inputs, check_path(folder, "inputs"), given={FUNDING_FILE} if market == USDM else set())
 
 
 def split_symbols(

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
 
+from mltrain.api.workspace import check_path
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,10 +88,10 @@ def read_source_spec(
     if is_files and folder is None:
         raise UsageError("--source files needs the folder to read", hint="add --from DIR")
     if interval is None:
-        interval = (find_interval(Path(folder)) if folder is not None else None) or DEFAULT_INTERVAL
+        interval = (find_interval(check_path(folder, "folder")) if folder is not None else None) or DEFAULT_INTERVAL
     return SourceSpec(
         name=name,
-        folder=None if folder is None else Path(folder),
+        folder=None if folder is None else check_path(folder, "folder"),
         seed=sim_seed or 0,
         signal=sim_signal or "none",
         interval=interval,

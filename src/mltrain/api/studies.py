@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from mltrain.api.workspace import DATA_DIR, read_clock
+from mltrain.api.workspace import DATA_DIR, check_path, read_clock
 from mltrain.documents.results import Result
 from mltrain.times import DAY_MS
 
@@ -32,7 +31,7 @@ def list_studies(*, data_dir: PathText = DATA_DIR) -> StudyList:
     """List the journals of searches in a data folder."""
     from mltrain.pipeline.study_pruning import list_studies
 
-    return StudyList(list_studies(Path(data_dir)))
+    return StudyList(list_studies(check_path(data_dir, "data_dir")))
 
 
 def studies_prune(
@@ -48,4 +47,6 @@ def studies_prune(
     """
     from mltrain.pipeline.study_pruning import prune_studies
 
-    return prune_studies(Path(data_dir), before_ms=read_clock(now_ms) - older_than * DAY_MS, dry_run=dry_run)
+    return prune_studies(
+        check_path(data_dir, "data_dir"), before_ms=read_clock(now_ms) - older_than * DAY_MS, dry_run=dry_run
+    )

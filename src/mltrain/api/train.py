@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from mltrain.api.config import read_setting_time
 from mltrain.api.references import read_snapshot, read_version
 from mltrain.api.train_result import DemoPrediction, DemoResult, ExistingVersion, TrainedVersion
-from mltrain.api.workspace import DATA_DIR, current_user, open_store, read_clock, read_progress
+from mltrain.api.workspace import DATA_DIR, check_path, current_user, open_store, read_clock, read_progress
 from mltrain.errors import UsageError
 from mltrain.names import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mltrain.api.references import SnapshotRef, VersionRef
     from mltrain.api.workspace import PathText, ProgressLike, Time
     from mltrain.documents.values import Json
@@ -256,7 +255,10 @@ def demo(
     from mltrain.pipeline.demo import run_demo
 
     report = run_demo(
-        Path(data_dir), by=by or current_user(), now_ms=read_clock(now_ms), progress=read_progress(progress)
+        check_path(data_dir, "data_dir"),
+        by=by or current_user(),
+        now_ms=read_clock(now_ms),
+        progress=read_progress(progress),
     )
     return DemoResult(
         folder=report.folder,
@@ -308,8 +310,9 @@ def _request(
     if ops is not None:
         import_user_ops(ops)
     given = {key: value for key, value in settings.items() if value is not None}
-    loaded = load_config(Path(config) if isinstance(config, str | os.PathLike) else config, overrides=given)
-    signer = None if sign is None else open_signer(Path(sign), data_dir=Path(data_dir))
+    given_config = config if config is None or isinstance(config, Mapping) else check_path(config, "config")
+    loaded = load_config(given_config, overrides=given)
+    signer = None if sign is None else open_signer(check_path(sign, "sign"), data_dir=check_path(data_dir, "data_dir"))
     store = open_store(data_dir, slot, signer=signer)
     # Before anything else: a copy without links has no latest snapshot either, and this error says why.
     store.check_pointer()

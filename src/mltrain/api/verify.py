@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mltrain.api.references import read_snapshot, read_version
-from mltrain.api.workspace import DATA_DIR, open_store, read_progress
+from mltrain.api.workspace import DATA_DIR, check_path, open_store, read_progress
 from mltrain.documents.results import Result
 
 if TYPE_CHECKING:
@@ -84,5 +83,5 @@ def verify_model(
     opened = read_version(version, open_store(data_dir, slot), shown)
     problems = verify_version(opened)
     if retrain and not problems:
-        problems = retrain_version(opened, Path(data_dir), progress=shown).problems
+        problems = retrain_version(opened, check_path(data_dir, "data_dir"), progress=shown).problems
     return VerifyResult("model", opened.name, sound=not problems, problems=problems)

@@ -8,10 +8,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mltrain.errors import UsageError
+from mltrain.names import describe
 from mltrain.progress import Progress
 from mltrain.times import as_time_ms, check_time_ms
 
@@ -94,14 +97,52 @@ def read_progress(progress: ProgressLike | None) -> Progress:
         return WarningsOnly()
     if not isinstance(progress, type) and all(hasattr(progress, name) for name in ("stage", "advance", "warn")):
         return progress  # type: ignore[return-value]
+    # What `mltrain.rich_progress()` returns can be called, but as a decorator.
+    if isinstance(progress, AbstractContextManager):
+        raise UsageError(
+            "progress is a context manager: expected the Progress that it gives",
+            hint="write `with mltrain.rich_progress() as progress:`",
+        )
     if callable(progress):
         return CallingProgress(progress)
-    from mltrain.names import describe
-
     raise UsageError(
         f"progress is {describe(progress)}: expected a Progress or a function",
         hint="such as lambda stage, done, total, note: print(stage, done, total, note)",
     )
+
+
+def check_path(path: PathText, argument: str) -> Path:
+    """Return a caller's path.
+
+    Raises:
+        UsageError: `path` is neither text nor a path; the message names `argument`.
+    """
+    # A path of bytes is one for `os`, and none for `pathlib`.
+    if isinstance(path, str | os.PathLike) and isinstance(text := os.fspath(path), str):
+        return Path(text)
+    raise UsageError(f"{argument} is {describe(path)}: expected a path")
+
+
+def read_number(number: float, argument: str) -> float:
+    """Return a caller's number as one of Python's, whole if it is whole; NumPy's are taken, too.
+
+    Raises:
+        UsageError: `number` is no number; the message names `argument`.
+    """
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise UsageError(f"{argument} is {describe(number)}: expected a number")
+    return int(number) if isinstance(number, Integral) else float(number)
+
+
+def read_whole(number: int, argument: str) -> int:
+    """Return a caller's whole number as one of Python's; NumPy's are taken, too.
+
+    Raises:
+        UsageError: `number` is no whole number; the message names `argument`.
+    """
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise UsageError(f"{argument} is {describe(number)}: expected a whole number")
+    return int(number)
 
 
 def read_time(time: Time, argument: str) -> int:
@@ -114,7 +155,8 @@ def read_time(time: Time, argument: str) -> int:
     Raises:
         UsageError: `time` is not one of these.
     """
-    if isinstance(time, int | float) and not isinstance(time, bool):
+    # NumPy's integers and floats are Real, its times and booleans are not.
+    if isinstance(time, Real) and not isinstance(time, bool):
         return check_time_ms(time, argument)
     return as_time_ms(time, argument)
 
@@ -129,7 +171,7 @@ def open_store(data_dir: PathText, slot: str | None, *, signer: Signer | None = 
     from mltrain.names import DEFAULT_SLOT
     from mltrain.store.store import Store
 
-    return Store(Path(data_dir), slot=slot or DEFAULT_SLOT, signer=signer)
+    return Store(check_path(data_dir, "data_dir"), slot=slot or DEFAULT_SLOT, signer=signer)
 
 
 def current_user() -> str:

@@ -75,7 +75,7 @@ def usual_fee_tier(exchange: str, market: Market) -> FeeTier | None:
 def find_fee_tier(name: str) -> FeeTier:
     """Return the packaged fee tier of that name; raise a UsageError that suggests similar ones if there is none."""
     tiers = read_fee_tiers()
-    if name not in tiers:
+    if not isinstance(name, str) or name not in tiers:
         raise UsageError(f"there are no packaged fees {show(name)}", hint=did_you_mean(name, tiers))
     return tiers[name]
 

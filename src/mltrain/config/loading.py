@@ -117,7 +117,7 @@ def _load(user: Located | None, overrides: Mapping[str, Json]) -> TrainConfig:
         return config
     given: Json = {}
     for dotted, override in overrides.items():
-        nested = override
+        nested = to_plain(override)
         for key in reversed(dotted.split(".")):
             nested = {key: nested}
         given = _merge(given, nested)

@@ -51,7 +51,7 @@ from typing import (
 
 from mltrain.documents.values import format_place
 from mltrain.errors import InputError, MltrainError
-from mltrain.names import did_you_mean, show
+from mltrain.names import describe, did_you_mean, show
 from mltrain.times import format_ms, parse_time
 
 if TYPE_CHECKING:
@@ -527,10 +527,11 @@ def _describe(value: Json) -> str:
             return "null"
         case bool():
             return str(value).lower()
-        case int() | float():
-            return str(value)
         case str():
             return f"the text {show(value)}"
         case list():
             return "a list"
-    return "a mapping"
+        case dict():
+            return "a mapping"
+    # A number; or what only a document holds that a caller wrote in Python.
+    return describe(value)
