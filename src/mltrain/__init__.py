@@ -107,6 +107,7 @@ if TYPE_CHECKING:
     from mltrain.report.calibration_curve import plot_calibration_curve as plot_calibration_curve
     from mltrain.report.chart import Chart as Chart
     from mltrain.serving.model import Model as Model
+    from mltrain.serving.stream import Stream as Stream
     from mltrain.snapshots.snapshot import Snapshot as Snapshot
 
 #: The module of each public name.
@@ -139,6 +140,7 @@ HOME: Final = {
     "SnapshotRef": "mltrain.api.references",
     "SnapshotResult": "mltrain.api.snapshots",
     "SourceError": "mltrain.errors",
+    "Stream": "mltrain.serving.stream",
     "TrainResult": "mltrain.api.train_result",
     "TrainedVersion": "mltrain.api.train_result",
     "UsageError": "mltrain.errors",
@@ -236,6 +238,7 @@ __all__ = [
     "SnapshotRef",
     "SnapshotResult",
     "SourceError",
+    "Stream",
     "TrainResult",
     "TrainedVersion",
     "UsageError",

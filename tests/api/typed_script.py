@@ -140,7 +140,7 @@ def operate(run: mt.TrainResult) -> None:
         print(err.reason)
     except (mt.InputError, mt.UsageError, mt.OwnOpsError, mt.MachineError) as err:
         print(err.message, err.hint, err.exit_code)
-    stream = model.stream(["BTCUSDT"])
+    stream: mt.Stream = model.stream(["BTCUSDT"])
     stream.push_input("funding", 0.0001, known_at="2025-10-15T08:00:00Z", symbol="BTCUSDT")
     result = mt.predict(run)
     assert_type(result, mt.PredictResult)

@@ -134,6 +134,8 @@ REFUSED = {
     "no symbol": (HEAD + "?,2025-10-15T00:00Z,1\n", "symbol is '[?]': not a symbol"),
     "symbol missing": (HEAD + ",2025-10-15T00:00Z,1\n", "symbol is missing"),
     "column missing": ("published_at,rates\n2025-10-15T00:00Z,1\n", "no column 'rate' for the input funding.*'rates'"),
+    "two columns": ("published_at,rate,rate\n2025-10-15T00:00Z,1,2\n", "there are two columns 'rate'"),
+    "two times": ("published_at,rate,published_at\n1760486400,1,1760490000\n", "two columns 'published_at'"),
     "both missing": ("time,value\n2025-10-15T00:00Z,1\n", "no column 'rate' and no column 'published_at'"),
 }  # fmt: skip
 

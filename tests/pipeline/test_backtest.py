@@ -144,11 +144,11 @@ def test_a_walk_forward_learns_from_the_past_only(later, monkeypatch):
     changed_from_ms = steps[1].cut_ms
     read = pipeline.read_model_candles
 
-    def falsified(*arguments):
+    def falsified(*arguments, **more):
         after = pl.col("ts").dt.timestamp("ms") >= changed_from_ms
         prices = [pl.when(after).then(pl.col(name) * 1.5).otherwise(pl.col(name)).alias(name)
                   for name in ("open", "high", "low", "close")]  # fmt: skip
-        return {symbol: frame.with_columns(prices) for symbol, frame in read(*arguments).items()}
+        return {symbol: frame.with_columns(prices) for symbol, frame in read(*arguments, **more).items()}
 
     monkeypatch.setattr(pipeline, "read_model_candles", falsified)
     falsified_steps = run(later, options).result.steps

@@ -15,6 +15,7 @@ from mltrain.errors import UsageError
 from mltrain.names import describe
 
 if TYPE_CHECKING:
+    from mltrain.api.config import Calibration, ClassWeight
     from mltrain.api.references import SnapshotRef, VersionRef
     from mltrain.api.workspace import PathText, ProgressLike, Time
     from mltrain.documents.values import Json
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from mltrain.progress import Progress
     from mltrain.store.store import Store
 
-CalibrationName: TypeAlias = Literal["auto", "isotonic", "sigmoid", "beta", "none"]
-ClassWeight: TypeAlias = Literal["none", "balanced"] | float
 FinalRows: TypeAlias = Literal["inner", "all"]
 
 #: The data folder of a demo that is not given another.
@@ -38,7 +37,7 @@ def train(
     *,
     trials: int | None = None,
     early_stop: int | None = None,
-    calibration: CalibrationName | None = None,
+    calibration: Calibration | None = None,
     class_weight: ClassWeight | None = None,
     val_ratio: float | None = None,
     holdout_from: Time | None = None,
@@ -147,7 +146,7 @@ def train_plan(
     *,
     trials: int | None = None,
     early_stop: int | None = None,
-    calibration: CalibrationName | None = None,
+    calibration: Calibration | None = None,
     class_weight: ClassWeight | None = None,
     val_ratio: float | None = None,
     holdout_from: Time | None = None,

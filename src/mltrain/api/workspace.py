@@ -59,7 +59,7 @@ class CallingProgress(WarningsOnly):
     """A `Progress` that calls a function when a stage begins or advances, and issues warnings as `MltrainWarning`.
 
     Args:
-        function: Whatever it raises ends the run, as Ctrl-C does.
+        function: An exception that it raises ends the run, as Ctrl-C does.
     """
 
     def __init__(self, function: ProgressFunction) -> None:

@@ -374,6 +374,13 @@ def _find_later_times(spec: InputSpec, cells: Cells, known_ms: pl.Series) -> Ite
 
 def _check_columns(spec: InputSpec, names: Sequence[str], where: str) -> None:
     """Raise an InputError if a file with these columns lacks one that the input is declared to have."""
+    # The readers of text number the columns of one name.
+    repeated = [name for name in (spec.column, spec.known_at) if f"{name}_duplicated_0" in names]
+    if repeated:
+        raise InputError(
+            f"{where}: there are two columns {show(repeated[0])}, and the input {spec.name} reads one of them",
+            hint="rename or remove one",
+        )
     missing = [name for name in (spec.column, spec.known_at) if name not in names]
     if missing:
         found = join_first([show(name) for name in names], _COLUMNS_SHOWN) if names else "none with a name"

@@ -169,7 +169,6 @@ def snapshot(
 ) -> Outcome:
     """Take an immutable snapshot of closed candles and point `latest` to it."""
     from mltrain.api.snapshots import snapshot, snapshot_plan, snapshot_rebuild
-    from mltrain.sources.candle_folder import find_interval
 
     register_ops(ops)
     if rebuild is not None:
@@ -192,10 +191,6 @@ def snapshot(
         return Outcome(rebuilt, lambda: _view_rebuilt(rebuilt), exit_code=0 if rebuilt.sound else FAILED_CHECK)
     name = choose_source(source, folder=folder, sim_seed=sim_seed, sim_signal=sim_signal)
     base_url, archive_url = given_addresses(name, base_url, archive_url)
-    found: list[str] = []
-    if interval is None and folder is not None and name == "files" and market is None:
-        interval = find_interval(folder) or DEFAULT_INTERVAL
-        found = [f"interval: {interval}, by the names of the files"] if interval != DEFAULT_INTERVAL else []
     options: SourceOptions = {
         "source": name,
         "market": None if market is None else market.value,
@@ -221,7 +216,7 @@ def snapshot(
             progress=session.progress,
             now_ms=session.now_ms,
         )
-        return Outcome(plan, lambda: [*found, *_view_plan(plan)])
+        return Outcome(plan, lambda: [*_view_interval(interval, plan.interval), *_view_plan(plan)])
     taken = snapshot(
         **options,
         symbols=symbols,
@@ -243,7 +238,13 @@ def snapshot(
         progress=session.progress,
         now_ms=session.now_ms,
     )
-    return Outcome(taken, lambda: [*found, *_view_snapshot(taken)])
+    return Outcome(taken, lambda: [*_view_interval(interval, taken.snapshot.interval), *_view_snapshot(taken)])
+
+
+def _view_interval(given: str | None, taken: str) -> View:
+    """Show the interval of the candles, if nobody gave one and the names of files state another than the default."""
+    if given is None and taken != DEFAULT_INTERVAL:
+        yield f"interval: {taken}, by the names of the files"
 
 
 def _read_share(text: str) -> float:

@@ -199,7 +199,7 @@ class BoosterConfig:
         drop_rate: With "dart", the share of the trees that is left out; None: LightGBM's own value, like those below.
         max_drop: With "dart", the most trees that are left out.
         skip_drop: With "dart", the probability of a round without trees left out.
-        uniform_drop: With "dart", whether each tree is as likely to be left out, whatever its weight.
+        uniform_drop: With "dart", whether each tree is as likely to be left out as any other.
         max_depth: Most splits from the root of a tree to a leaf; 0: no limit.
         min_gain_to_split: Least gain of a split.
         extra_trees: Whether each feature of a node is tried with one random threshold only.

@@ -198,7 +198,8 @@ def run_backtest(
                 hint="use --policy threshold or hysteresis",
             )
     step_ms, learned_until_ms = interval_ms(model.interval), card.last_label_end_ms()
-    candles, inputs = read_model_candles(model, snapshot, progress), read_inputs(snapshot, model.feature_set)
+    inputs = read_inputs(snapshot, model.feature_set)
+    candles = read_model_candles(model, snapshot, progress, inputs=inputs)
     window = _find_window(model, candles, options, learned_until_ms=learned_until_ms, snapshot=snapshot)
     needs_moves = any(policy.name in NEED_MOVES for policy in options.policies)
     oof = read_oof(version) if needs_moves or options.tune else None

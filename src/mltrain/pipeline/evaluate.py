@@ -29,9 +29,12 @@ from mltrain.training.samples import build_samples, keep_symbols, take_rows
 from mltrain.training.slices import score_weeks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
     from numpy.typing import NDArray
 
+    from mltrain.candles.input_tables import InputTable
     from mltrain.gates.gate_evidence import ChampionEvidence, NotEvaluated
     from mltrain.progress import Progress
     from mltrain.serving.model import Model
@@ -199,8 +202,12 @@ def _build_rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[S
     return keep_symbols(build_samples(model.feature_set, candles)[0], model.symbols), candles
 
 
-def read_model_candles(model: Model, snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
+def read_model_candles(
+    model: Model, snapshot: Snapshot, progress: Progress, *, inputs: Mapping[str, InputTable] | None = None
+) -> dict[str, pl.DataFrame]:
     """Return a snapshot's candles of the model's symbols and of its leaders, by symbol, sorted; its inputs are joined.
+
+    `inputs` is what `read_inputs` returned for the model; None: not read yet.
 
     Raises:
         InputError: The snapshot lacks a symbol or an input, is of another interval, or is damaged.
@@ -220,7 +227,7 @@ def read_model_candles(model: Model, snapshot: Snapshot, progress: Progress) -> 
             f"snapshot {snapshot.id} is one of the market {market}: {model.version} was trained on {trained_on}",
             hint="`mltrain snapshots` lists the others",
         )
-    candles = read_candles(snapshot, progress, model.feature_set)
+    candles = read_candles(snapshot, progress, model.feature_set, inputs=inputs)
     return {symbol: candles[symbol] for symbol in sorted(needed)}
 
 

@@ -61,7 +61,11 @@ def read_inputs(snapshot: Snapshot, feature_set: FeatureSet) -> dict[str, InputT
 
 
 def read_candles(
-    snapshot: Snapshot, progress: Progress, feature_set: FeatureSet | None = None
+    snapshot: Snapshot,
+    progress: Progress,
+    feature_set: FeatureSet | None = None,
+    *,
+    inputs: Mapping[str, InputTable] | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Return the candles of a snapshot by symbol; each file is compared with its hash in the manifest.
 
@@ -71,12 +75,14 @@ def read_candles(
         snapshot: The snapshot.
         progress: Receives the progress by symbol, and warnings.
         feature_set: The features, whose inputs are joined to the candles as columns; None: candles alone.
+        inputs: What `read_inputs` returned for them; None: not read yet.
 
     Raises:
         InputError: The snapshot is damaged, or lacks an input that the features read.
     """
     # First, because a missing input should not take the time of reading all candles to be found.
-    inputs = {} if feature_set is None else read_inputs(snapshot, feature_set)
+    if inputs is None:
+        inputs = {} if feature_set is None else read_inputs(snapshot, feature_set)
     progress.stage("read candles", total=len(snapshot.symbols))
     recorded = {entry.symbol: entry.volumes for entry in snapshot.facts}
     candles = {}
@@ -263,9 +269,10 @@ def prepare(snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, pr
         InputError: The snapshot is damaged, too short, or lacks a column or a leader that a feature reads.
         LeakageError: A guard failed.
     """
-    candles = keep_newest(read_candles(snapshot, progress, feature_set), config.max_rows)
+    inputs = read_inputs(snapshot, feature_set)
+    candles = keep_newest(read_candles(snapshot, progress, feature_set, inputs=inputs), config.max_rows)
     _warn_of_later_times(snapshot, feature_set, progress)
-    guards = [audit_candles(feature_set, candles, config, progress, inputs=read_inputs(snapshot, feature_set))]
+    guards = [audit_candles(feature_set, candles, config, progress, inputs=inputs)]
     check_guards(guards)
     progress.stage("features and labels")
     samples, ties, quality = build_samples_and_ties(feature_set, candles)
@@ -289,7 +296,8 @@ def audit_snapshot(
     """
     if thorough:
         config = replace(config, guards=replace(config.guards, points=_THOROUGH_FACTOR * config.guards.points))
-    candles, inputs = read_candles(snapshot, progress, feature_set), read_inputs(snapshot, feature_set)
+    inputs = read_inputs(snapshot, feature_set)
+    candles = read_candles(snapshot, progress, feature_set, inputs=inputs)
     _warn_of_later_times(snapshot, feature_set, progress)
     results = [audit_candles(feature_set, candles, config, progress, inputs=inputs)]
     samples, split = cut_samples(build_samples(feature_set, candles)[0], feature_set, config, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 _TEXT_PX: Final = 200
 # Above and below all figures.
 _MARGINS_PX: Final = 24
-_HEIGHT: Final = re.compile(r' height="([0-9]+)"')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +63,9 @@ class Chart:
         half: list[int] = []
         total_px = _MARGINS_PX
         for figure in self.figures:
-            found = _HEIGHT.search(figure.svg) if isinstance(figure, Figure) else None
-            height_px = _TEXT_PX + (int(found[1]) if found else 0)
             if isinstance(figure, Figure) and figure.wide:
-                total_px += height_px
+                total_px += _TEXT_PX + figure.height_px
             else:
-                half.append(height_px)
+                half.append(_TEXT_PX + (figure.height_px if isinstance(figure, Figure) else 0))
         # Figures that are not wide stand in pairs.
         return total_px + sum(max(half[ix : ix + 2]) for ix in range(0, len(half), 2))

@@ -50,6 +50,7 @@ class Figure:
         title: What the picture shows.
         reading: How to read it, one or two sentences.
         svg: The picture; every text in it is escaped.
+        height_px: Its height in CSS pixels.
         legend: CSS class of each mark, and its meaning.
         wide: Whether it takes the full width of the page.
         named_rows: Whether it consists of named rows, whose width the page limits.
@@ -58,6 +59,7 @@ class Figure:
     title: str
     reading: str
     svg: str
+    height_px: int
     legend: tuple[tuple[str, str], ...] = ()
     wide: bool = False
     named_rows: bool = False
@@ -95,7 +97,7 @@ def make_figure(
     else:
         body, height_px = drawing.render(), drawing.height_px + _TOP_PX + _BOTTOM_PX
     svg = make_svg(name, title, alt, body, height_px=height_px)
-    return Figure(title, reading, svg, legend=legend, wide=wide, named_rows=named_rows)
+    return Figure(title, reading, svg, height_px, legend=legend, wide=wide, named_rows=named_rows)
 
 
 def make_svg(name: str, title: str, description: str, body: str, *, height_px: int) -> str:

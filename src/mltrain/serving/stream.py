@@ -309,7 +309,9 @@ class Stream:
     def predict(self, symbol: str, *, now_ms: int | None = None) -> float:
         """Return the calibrated probability of up, in [0, 1], after the newest candle of a symbol.
 
-        The candle is refused if it is stale at the time `now_ms`, ms UTC, or by the model's clock, if there is one.
+        Args:
+            symbol: One of the stream's symbols.
+            now_ms: The time, ms UTC, at which a candle may be stale; None: read the model's clock, if there is one.
 
         Raises:
             UsageError: `now_ms` is not a time in ms.

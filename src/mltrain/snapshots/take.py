@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -22,7 +22,7 @@ from mltrain.candles.candle_file import encode_candles, read_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import times_ms
 from mltrain.candles.funding import LONGEST_INTERVAL_MS, encode_funding, read_funding
-from mltrain.documents.results import Result
+from mltrain.documents.results import HIDDEN, Result
 from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.names import join_first
 from mltrain.snapshots.snapshot import FOLDER, LATEST, open_named, verify_snapshot
@@ -125,6 +125,7 @@ class SnapshotPlan(Result):
         symbols: Its symbols, sorted.
         input_files: What was understood of the user's own files; None for any other source.
         notes: Notes of the source, such as duplicates dropped.
+        interval: Interval of the candles.
     """
 
     SCHEMA: ClassVar[str] = "snapshot-plan/1"
@@ -133,6 +134,7 @@ class SnapshotPlan(Result):
     symbols: tuple[PlannedSymbol, ...]
     input_files: InputFiles | None
     notes: tuple[str, ...]
+    interval: str = field(metadata=HIDDEN)
 
 
 def request_everything(
@@ -210,7 +212,7 @@ def plan_snapshot(source: Source, request: SnapshotRequest, *, data_dir: Path, p
     if request.align == "common":
         window = _find_common_range(symbols, source.interval)
         symbols = tuple(map(plan, request.symbols))
-    return SnapshotPlan(window, symbols, input_files, notes)
+    return SnapshotPlan(window, symbols, input_files, notes, source.interval)
 
 
 def take_snapshot(
