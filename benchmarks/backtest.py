@@ -1,12 +1,13 @@
 """The backtest against vectorbt, as whole processes with the same scores, one policy and a grid.
 
-    python benchmarks/backtest.py [--runs 3] [--days 90] [--policies 200] [--peer PYTHON]
+    python benchmarks/backtest.py [--runs 3] [--days 90] [--policies 200] [--vectorbt-python PY]
 
 Three simulated symbols of one-minute candles with given probabilities; hysteresis, 5 bps fees, 1 bp slippage, filled at
-the next open. The programs alternate. `--peer` is the Python of an environment with vectorbt; without it only mltrain
-is measured. vectorbt runs with an empty cache of compiled code once, and with a filled one in the other runs. Budgets:
-one policy at most a third of vectorbt with an empty cache, and at most its cached run plus a second; the grid at most
-as long as vectorbt's, warm; at most 1.5 GB. Then `mltrain backtest` as a whole: features, scores, simulation, report.
+the next open. The programs alternate. PY is the interpreter of another environment, with vectorbt; without it, only
+mltrain is measured. vectorbt runs with an empty cache of compiled code once, and with a filled one in the other runs.
+Budgets: one policy at most a third of vectorbt with an empty cache, and at most its cached run plus a second; the grid
+at most as long as vectorbt's, warm; at most 1.5 GB. Then `mltrain backtest` as a whole: features, scores, simulation,
+report.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--days", type=int, default=90)
     parser.add_argument("--policies", type=int, default=200)
-    parser.add_argument("--peer", help="Python of an environment with vectorbt")
+    parser.add_argument("--vectorbt-python", help="an interpreter with vectorbt")
     parser.add_argument("--engine", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
@@ -133,9 +134,9 @@ def main() -> None:
             for _ in range(options.runs):
                 mine = call([sys.executable, __file__, "--engine", str(folder / "rows.npz"), str(count)], folder)
                 ours.append(mine)
-                if options.peer:
-                    script = str(HERE / "backtest_peers.py")
-                    theirs.append(call([options.peer, script, str(folder / "rows.npz"), str(count)], folder / "cache"))
+                if options.vectorbt_python:
+                    words = [str(HERE / "backtest_peers.py"), str(folder / "rows.npz"), str(count)]
+                    theirs.append(call([options.vectorbt_python, *words], folder / "cache"))
             seconds = statistics.median(s for s, _ in ours)
             peak = max(found["mb"] for _, found in ours)
             print(f"{count} policies: mltrain {seconds:.2f} s, {peak:.0f} MB, net {ours[0][1]['net']:+.6%}")

@@ -16,7 +16,7 @@ typer hello              162.0 ms    1.00 x hello
 mltrain --help           234.0 ms    1.45 x hello
 mltrain models           217.0 ms    1.34 x hello
 mltrain rollback         216.0 ms    1.34 x hello
-mltrain card validate    367.0 ms    2.26 x hello
+mltrain card validate    260.0 ms    1.60 x hello
 """,
     "snapshot": """
 run 1: mltrain 2.71 s, loop 21.40 s, 7.9x, weight 1,560
@@ -31,13 +31,23 @@ memory    912 MB at the peak, 432 MB of output: 2.11 x
 speed        125000 rows x 54 features   0.400 s   16.9 M cells/s
 speed       1000000 rows x 54 features   2.000 s   27.0 M cells/s
 latency   241 candles to the newest row: p50 3.10 ms, p99 4.90 ms
-alpha158  129600 rows, 3.0 M cells/s
+alpha158     129600 rows x 158 features   6.826 s   3.0 M cells/s
 """,
     "search": """
-172,000 rows x 40 features, 40 trials, 2 workers
-search:        61.0 s,  0.656 trials/s,   118.0 s of processors, log loss 0.68911
-plain loop:   402.0 s,  0.100 trials/s,   790.0 s of processors, log loss 0.68920 (as it reports: 0.68890)
-ratio 6.6, by processor time 6.7 (budget: at least 5)
+BTCUSDT,ETHUSDT, seed 42: 172,000 rows x 40 features, 40 trials, 2 workers
+search:        61.0 s,  0.656 trials/s,   118.0 s of processors, log loss 0.68911 (as it reports: 0.68905)
+plain loop:   542.0 s,  0.074 trials/s,   990.0 s of processors, log loss 0.68920 (as it reports: 0.68890)
+ratio 8.9, by processor time 8.4 (budget: at least 8)
+""",
+    "search-peers": """
+BTCUSDT, FLAML minus search: out of fold +0.000274 nats, better with 1 of 3 seeds (+0.000874, -0.000113, +0.000061); \
+holdout -0.001334 (-0.002334, -0.000334, -0.001334)
+BTCUSDT, LightGBMTunerCV minus search: out of fold +0.001926 nats, better with 0 of 3 seeds (+0.001826, +0.001926, \
++0.002026); holdout +0.001407 (+0.001407, +0.001407, +0.001407)
+BTCUSDT,ETHUSDT, FLAML minus search: out of fold -0.000274 nats, better with 3 of 3 seeds (-0.000174, -0.000274, \
+-0.000374); holdout +0.000034 (+0.000034, +0.000034, +0.000034)
+BTCUSDT,ETHUSDT, LightGBMTunerCV minus search: out of fold +0.000107 nats, better with 1 of 3 seeds (-0.000191, \
++0.000405, +0.000107); holdout +0.000097 (+0.000430, -0.000235, +0.000096)
 """,
     "pruning": """
 BTCUSDT, 97,975 rows x 54 features, 20 trials
@@ -61,9 +71,9 @@ onnxruntime: not measured: ModuleNotFoundError: No module named 'onnxruntime'
 Booster.predict, 1 thread                  p50    0.1000  p95    0.1200  p99    0.1400  max    0.3000 ms  1.000 of
 the call                                   p50    0.0100  p95    0.0120  p99    0.0140  max    0.0300 ms  0.100 of
 predict_one(array)                         p50    0.0300  p95    0.0320  p99    0.0340  max    0.0500 ms  0.300 of
-candles -> p, a symbol and its leader      p50    4.0000  p95    4.2000  p99   10.5000  max    9.3000 ms  (budget)
-stream.push, a symbol with a leader        p50    1.0000  p95    1.2000  p99    1.4000  max    2.3000 ms  (budget)
-100 symbols at once                        p50   90.0000  p95   99.0000  p99  101.0000  max  103.0000 ms  (budget)
+candles -> p, a symbol and its leader      p50    3.0000  p95    3.2000  p99    3.5000  max    9.3000 ms  (budget)
+stream.push, a symbol with a leader        p50    1.0000  p95    1.2000  p99    2.4000  max    2.3000 ms  (budget)
+100 symbols at once                        p50   50.0000  p95   99.0000  p99  101.0000  max  103.0000 ms  (budget)
 """,
     "guards": """
 whole training  210.0 s, 2 x 30 days, 20 trials
@@ -113,11 +123,12 @@ MET = {
     "snapshot": [True, False, True, True],
     "features": [True, True, True],
     "search": [True],
+    "search-peers": [True, True, False, True],
     "pruning": [True],
     # The grid is fast enough, and takes too much memory.
     "backtest": [True, False],
     # The budget of the call also needs onnxruntime.
-    "serving": [None, True, False, True, True],
+    "serving": [None, True, True, False, True],
     # The budget is of more trials than were run.
     "guards": [None],
     "memory": [False],
@@ -144,6 +155,11 @@ def test_missing_figures_are_reported(name):
     assert all(row.met is None for row in rows)
 
 
+def test_the_row_of_the_search_has_its_size():
+    """The table says on how many rows the ratio was measured."""
+    assert READ["search"](PRINTED["search"])[0].what == "40 trials, 2 symbols, 172,000 rows"
+
+
 def test_a_worse_loss_is_no_success_however_fast():
     """The budget of the search is a time at an equal or better loss."""
     worse = PRINTED["search"].replace("log loss 0.68911", "log loss 0.68999")
@@ -156,8 +172,11 @@ def test_the_scripts_print_the_words_that_are_read():
     marks = {
         "startup": ["x hello"],
         "snapshot": ["ratio ", "the same an hour later: ", "used at most", "peak memory "],
-        "features": ["M cells/s", "of output: ", "to the newest row: p50 ", "alpha158 "],
-        "search": ["search: ", "plain loop: ", "by processor time ", "log loss "],
+        "features": ["M cells/s", "of output: ", "to the newest row: p50 "],
+        "features_peers": ["alpha158 ", "M cells/s"],
+        "search": ["search: ", "plain loop: ", "by processor time ", "log loss ", " minus search: out of fold ",
+                   " nats, better with ", " seeds (", "holdout "],
+        "search_peers": ['"FLAML"', '"LightGBMTunerCV"'],
         "pruning": ["mean regret ", " nats over ", " of the rounds", " features, "],
         "backtest": [" policies: mltrain ", "  ratios "],
         "serving": ["Booster.predict, 1 thread", '"the call"', "predict_one(array)", "symbols at once",
@@ -171,18 +190,64 @@ def test_the_scripts_print_the_words_that_are_read():
         assert [word for word in words if word not in text] == []
 
 
-def test_a_benchmark_that_cannot_run_or_fails_is_a_row():
-    """Without candles the row of the search says so; a failing script makes the exit code 1."""
-    given = benchmarks.read_options(["--only", "search"])
-    given.candles = None
-    (row,), well = benchmarks.run(next(r for r in benchmarks.BENCHMARKS if r.name == "search"), given)
-    bad = benchmarks.Benchmark("no-such-script", lambda _: [], lambda _: [])
-    (failed,), failed_well = benchmarks.run(bad, given)
+def test_a_backtest_without_vectorbt_has_its_own_figures():
+    """The ratios are unknown, and the row says why."""
+    ours = "\n".join(line for line in PRINTED["backtest"].splitlines() if not line.startswith("  "))
+    rows = READ["backtest"](ours)
+
+    assert [row.met for row in rows] == [None, None]
+    assert rows[0].measured == "6.8 s, 187 MB; vectorbt not run: pass --vectorbt-python"
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Return the options of a run without candles and without other interpreters."""
+    options = benchmarks.read_options(["--results", str(tmp_path)])
+    options.candles = None
+    return options
+
+
+def named(name):
+    return next(b for b in benchmarks.BENCHMARKS if b.name == name)
+
+
+def test_a_benchmark_that_cannot_run_has_its_rows(given):
+    """Each row has its budget, and the reason instead of a figure."""
+    (search,), well = benchmarks.run(named("search"), given)
+    peers, peers_well = benchmarks.run(named("search-peers"), given)
 
     assert well
-    assert "MLTRAIN_TEST_DATA" in row.measured
-    assert not failed_well
-    assert failed.measured.startswith("FAILED with exit code 2")
+    assert peers_well
+    assert search.measured == "not run: no folder of candles: pass --candles or set MLTRAIN_TEST_DATA"
+    assert search.budget
+    assert {row.measured for row in peers} == {"not run: pass --flaml-python"}
+    assert all(row.budget and row.met is None for row in peers)
+
+
+def test_a_failing_script_is_a_row(given):
+    """It says so, and the exit code will be 1."""
+    (row,), well = benchmarks.run(benchmarks.Benchmark("no-such-script", lambda _: [], lambda _: []), given)
+
+    assert not well
+    assert row.measured.startswith("FAILED with exit code 2")
+
+
+def test_kept_results_are_not_measured_again(given):
+    """A benchmark whose output is in the folder is only read."""
+    (given.results / "snapshot.txt").write_text(PRINTED["snapshot"])
+    rows, well = benchmarks.run(named("snapshot"), given)
+
+    assert well
+    assert [row.met for row in rows] == MET["snapshot"]
+
+
+def test_other_interpreters_are_passed_on():
+    """The three options have one form, here and in the scripts."""
+    options = benchmarks.read_options(["--flaml-python", "f", "--qlib-python", "q", "--vectorbt-python", "v"])
+
+    for library, name in (("flaml", "search"), ("qlib", "features"), ("vectorbt", "backtest")):
+        assert benchmarks.peer_words(options, library) == [f"--{library}-python", library[0]]
+        assert f'"--{library}-python"' in (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
 
 
 def test_it_is_one_command():
@@ -190,11 +255,28 @@ def test_it_is_one_command():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    # All but the first are helpers of other scripts.
-    helpers = {"__main__", "matrix", "search_peers", "backtest_peers"}
+    # These are helpers of other scripts.
+    helpers = {"__main__", "matrix", "search_peers", "backtest_peers", "features_peers"}
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers
 
-    assert {line.split()[0] for line in done.stdout.splitlines()} == scripts
+    assert {line.split()[0] for line in done.stdout.splitlines()} == scripts | {"search-peers"}
+
+
+def test_a_page_gets_the_table(given, capsys, tmp_path):
+    """Table and machine replace what was between the markers, and nothing else."""
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n\n{benchmarks.BEGIN}\nold\n{benchmarks.END}\n\nafter\n")
+    (given.results / "snapshot.txt").write_text(PRINTED["snapshot"])
+    words = ["--only", "snapshot", "--results", str(given.results), "--write", str(page)]
+
+    # A budget is missed.
+    assert benchmarks.main(words) == 1
+    text = page.read_text("utf-8")
+    assert text.startswith(f"before\n\n{benchmarks.BEGIN}\n")
+    assert text.endswith(f"\n{benchmarks.END}\n\nafter\n")
+    assert "old" not in text
+    assert "of memory" in text
+    assert capsys.readouterr().out.splitlines()[-1] in text
 
 
 def test_the_table_is_markdown():
