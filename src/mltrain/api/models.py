@@ -95,7 +95,7 @@ def load(
 
     Warns:
         OtherCodeWarning: The model was trained with another version of the feature ops.
-        SlowPathWarning: LightGBM's single-row call does not return the exact scores here, and is not used.
+        SlowPathWarning: LightGBM's single-row call, or the formula of a feature, is not exact here, and is not used.
     """
     from mltrain.serving.model import load
 

@@ -19,7 +19,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, Gap, find_segments, t
 from mltrain.documents.records import Limits, OneOf, RecordError, TimeMs, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,6 +33,9 @@ BOUNDS: Final = {
     "taker_buy_quote / volume": "0..high",
 }
 (QUOTE, BASE, PAIR, TAKER_QUOTE) = BOUNDS
+
+#: The volumes that are checked and may be emptied.
+VOLUMES: Final = ("quote_volume", "taker_buy_base", "taker_buy_quote")
 
 # Relative rounding error of prices and volumes that were stored as 32-bit floats.
 _FLOAT32: Final = 1e-6
@@ -126,8 +129,21 @@ def empty_false_volumes(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[FalseV
     Returns:
         The candles, with such columns null in every row, and every contradiction, including those that emptied nothing.
     """
-    contradictions = tuple(_find_contradictions(frame)) if frame.height else ()
+    columns: dict[str, Column] = {
+        name: frame[name].to_numpy()
+        for name in ("low", "high", "volume", *VOLUMES)
+        if name in frame.columns and not frame[name].null_count()
+    }
+    contradictions = find_false_volumes(columns) if frame.height else ()
     return empty_columns(frame, contradictions), contradictions
+
+
+def find_false_volumes(columns: Mapping[str, Column]) -> tuple[FalseVolume, ...]:
+    """Check the volumes of a symbol's candles against BOUNDS, and return each one that lies outside in some candle.
+
+    `columns` are low, high, volume and those of VOLUMES that have a value in every candle, shape (n,) each.
+    """
+    return tuple(_find_contradictions(columns))
 
 
 def empty_columns(frame: pl.DataFrame, false_volumes: tuple[FalseVolume, ...]) -> pl.DataFrame:
@@ -136,17 +152,10 @@ def empty_columns(frame: pl.DataFrame, false_volumes: tuple[FalseVolume, ...]) -
     return frame.with_columns(pl.lit(None, CANDLE_SCHEMA[name]).alias(name) for name in names) if names else frame
 
 
-def _find_contradictions(frame: pl.DataFrame) -> Iterator[FalseVolume]:
-    """Check the volumes of a symbol's candles against BOUNDS, and yield each one that lies outside in some candle."""
-    columns = {
-        name: frame[name].to_numpy()
-        for name in ("low", "high", "volume", "quote_volume", "taker_buy_base", "taker_buy_quote")
-        if name in frame.columns and not frame[name].null_count()
-    }
+def _find_contradictions(columns: Mapping[str, Column]) -> Iterator[FalseVolume]:
+    """Yield what `find_false_volumes` returns."""
     low, high, volume = (columns[name] for name in ("low", "high", "volume"))
-    quote, taker_base, taker_quote = (
-        columns.get(name) for name in ("quote_volume", "taker_buy_base", "taker_buy_quote")
-    )
+    quote, taker_base, taker_quote = (columns.get(name) for name in VOLUMES)
     zero, one = np.zeros_like(volume), np.ones_like(volume)
     if quote is not None:
         yield from _check_ratio(QUOTE, _Ratio(quote, volume, low, high), empties=("quote_volume",))

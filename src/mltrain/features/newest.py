@@ -1,71 +1,93 @@
-"""The features of the newest candles only, computed with the expressions of `mltrain.features.computation`.
+"""The features of the newest candles only: in NumPy where possible, else in Polars.
 
-`compute_features` masks the warm-up of every feature in every row, with one query per symbol, and a query costs as much
-for a hundred symbols as for one. Here all symbols are stacked in one frame, and only the last row of each is read. The
-values are the same, because an op reads no further back than its lookback, and a row with an incomplete lookback is
-NaN.
+An op whose expression has a formula (`mltrain.features.formula`) is computed by a `RowPlan`, in a fraction of the time
+of a query. Other ops, and symbols whose lookback is not complete, are left to `StackedRows`. Both give the bits of
+`compute_features`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from mltrain.features.computation import (
-    check_inputs,
-    compute_features,
-    evaluate,
-    group_features,
-    take_led_columns,
-    take_own_columns,
-)
-from mltrain.features.spec import columns_read
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
+from mltrain.features.computation import check_inputs, compute_features, group_features
+from mltrain.features.formula import NumpyExpr
+from mltrain.features.op import LEADER_PREFIX
+from mltrain.features.row_plan import RowPlan
+from mltrain.features.stacked_rows import StackedRows
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from mltrain.features.computation import Reads
-    from mltrain.features.spec import FeatureSet, FeatureSpec
+    from mltrain.features.formula import Floats
+    from mltrain.features.spec import FeatureSet
 
-# In a stack of several symbols, features with lookbacks up to this are computed from that many rows of each symbol
-# only, because most features are short and time grows with the rows.
-_SHORT_BARS: Final = 64
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CandleArrays:
+    """Candles of one symbol as arrays, in the order of time.
+
+    Attributes:
+        ts_ms: Open times, rising, on the grid of the interval, ms UTC, shape (n,).
+        columns: The columns with a value in every row, `ts` in ms, and inputs, NaN where they have none, shape (n,).
+    """
+
+    ts_ms: NDArray[np.int64]
+    columns: Mapping[str, Floats]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """The g features that read the same frame.
+    """The g features that have formulas, and read the same leader and inputs.
 
     Attributes:
         reads: Their leader, and the inputs that they read.
         positions: Positions in column order, shape (g,).
-        lookbacks: Lookbacks in bars, shape (g,).
-        exprs: Expressions, as Float32.
-        columns: Columns that they read of the symbol.
-        leader_columns: Columns that they read of the leader, without prefix.
+        bars: The longest of their lookbacks.
+        plan: Computes them.
     """
 
     reads: Reads
     positions: NDArray[np.intp]
-    lookbacks: NDArray[np.int64]
-    exprs: tuple[pl.Expr, ...]
-    columns: tuple[str, ...]
-    leader_columns: tuple[str, ...]
+    bars: int
+    plan: RowPlan
 
 
 class NewestFeatures:
-    """Computes the newest row of one or many symbols; create it once per registry."""
+    """Computes the features of the newest candle of one or many symbols; create it once per registry.
 
-    def __init__(self, feature_set: FeatureSet) -> None:
+    Args:
+        feature_set: The registry.
+        without_formula: Names of features whose formulas are not used.
+
+    Attributes:
+        recorded: Names of the features that are computed by formulas.
+    """
+
+    def __init__(self, feature_set: FeatureSet, *, without_formula: Collection[str] = ()) -> None:
         self._feature_set = feature_set
+        self._bars = feature_set.lookback_bars
         self._step_ms = interval_ms(feature_set.interval)
-        self._groups = [_make_group(feature_set, *group) for group in group_features(feature_set).items()]
+        position = {name: i for i, name in enumerate(feature_set.names)}
+        self._groups: list[_Group] = []
+        for reads, specs in group_features(feature_set).items():
+            windows = {spec.name: spec.window() for spec in specs if spec.name not in without_formula}
+            formulas = {name: w.expr.formula for name, w in windows.items() if isinstance(w.expr, NumpyExpr)}
+            if formulas:
+                positions = np.array([position[name] for name in formulas], np.intp)
+                bars = max(windows[name].lookback_bars for name in formulas)
+                self._groups.append(_Group(reads, positions, bars, RowPlan(list(formulas.values()))))
+        self.recorded = tuple(feature_set.names[i] for group in self._groups for i in group.positions)
+        self._all = StackedRows(feature_set, feature_set.names)
+        self._others = StackedRows(feature_set, {*feature_set.names} - {*self.recorded})
 
     def compute(self, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]) -> NDArray[np.float32]:
         """Return the f features of each of n symbols' last candle, shape (n, f); NaN where a lookback is incomplete.
@@ -75,11 +97,15 @@ class NewestFeatures:
         Raises:
             InputError: As in `compute_features`.
         """
-        check_inputs(self._feature_set, candles, symbols=symbols)
         x = np.full((len(symbols), len(self._feature_set.names)), np.nan, np.float32)
+        read = {*symbols, *self._feature_set.leaders} & candles.keys()
+        complete = self._fill_complete(x, symbols, {name: self._read_arrays(candles[name]) for name in read})
+        rest = [row for row in range(len(symbols)) if row not in complete]
+        # The complete ones have all columns, and no gap.
+        check_inputs(self._feature_set, candles, symbols=[symbols[row] for row in rest])
         try:
-            for group in self._groups:
-                self._fill(x, group, symbols, candles)
+            self._others.fill(x, complete, symbols, candles)
+            self._all.fill(x, rest, symbols, candles)
         except (Exception, pl.exceptions.PanicException):
             # Raises an error that names the symbol and feature, if a user op failed.
             for symbol in symbols:
@@ -87,99 +113,86 @@ class NewestFeatures:
             raise
         return x
 
-    def _fill(
-        self, x: NDArray[np.float32], group: _Group, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]
-    ) -> None:
-        """Write the values of a group's features to their columns of `x`, shape (symbols, features)."""
-        parts, rows = [], []
-        for row, symbol in enumerate(symbols):
-            own = candles[symbol]
-            if not own.height:
-                continue
-            if symbol == group.reads.leader:
-                bars = take_own_columns(own, group.reads, self._step_ms, names=()).bars[-1]
-                x[row, group.positions[bars >= group.lookbacks]] = 0.0
-                continue
-            parts.append(self._make_part(own, group, candles))
-            rows.append(row)
-        if not parts:
-            return
-        values = _evaluate_group(parts, group)
-        complete = np.array([part.bars for part in parts])[:, None] >= group.lookbacks
-        x[np.ix_(np.array(rows), group.positions)] = np.where(complete, values, np.float32(np.nan))
+    def compute_arrays(self, symbol: str, arrays: Mapping[str, CandleArrays]) -> NDArray[np.float32] | None:
+        """Return the features of a symbol's last candle, shape (1, f); None if that takes `compute`.
 
-    def _make_part(self, own: pl.DataFrame, group: _Group, candles: Mapping[str, pl.DataFrame]) -> _Part:
-        """Take the columns that a group reads from the symbol's candles `own` and from those of the leader."""
-        leader = group.reads.leader
-        if leader is None:
-            source = take_own_columns(own, group.reads, self._step_ms, names=group.columns)
-        else:
-            source = take_led_columns(
-                own, candles[leader], group.reads, group.leader_columns, self._step_ms, names=group.columns
-            )
-        return _Part(source.columns, own.height, int(source.bars[-1]))
+        `arrays` are the newest candles of the symbol and its leaders, with the inputs that are read of each.
+        """
+        if len(self.recorded) < len(self._feature_set.names):
+            return None
+        x = np.empty((1, len(self._feature_set.names)), np.float32)
+        return x if self._fill_complete(x, [symbol], arrays) else None
+
+    def _read_arrays(self, frame: pl.DataFrame) -> CandleArrays:
+        """Return the last candles of a frame, as many as the longest lookback has."""
+        last = frame.tail(self._bars)
+        columns = {
+            column.name: column.to_numpy().astype(np.float64, copy=False)
+            for column in last.get_columns()
+            if column.dtype.is_numeric() and not (column.null_count() and column.name in CANDLE_SCHEMA)
+        }
+        ts_ms = times_ms(last)
+        return CandleArrays(ts_ms, {**columns, "ts": ts_ms.astype(np.float64)})
+
+    def _fill_complete(
+        self, x: NDArray[np.float32], symbols: Sequence[str], arrays: Mapping[str, CandleArrays]
+    ) -> list[int]:
+        """Compute the features that have formulas for the symbols whose lookback is complete; return their rows."""
+        found = {row: self._find_columns(symbol, arrays) for row, symbol in enumerate(symbols)}
+        complete = {row: columns for row, columns in found.items() if columns is not None}
+        rows = np.array(list(complete), np.intp)
+        for number, group in enumerate(self._groups if complete else ()):
+            parts = [columns[number] for columns in complete.values()]
+            values = group.plan.compute({name: np.stack([part[name] for part in parts]) for name in group.plan.rows})
+            with np.errstate(over="ignore"):
+                x[rows[:, None], group.positions] = values
+            if group.reads.leader is not None:
+                led = np.array([row for row in complete if symbols[row] == group.reads.leader], np.intp)
+                x[led[:, None], group.positions] = 0.0
+        return list(complete)
+
+    def _find_columns(self, symbol: str, arrays: Mapping[str, CandleArrays]) -> list[dict[str, Floats]] | None:
+        """Return the columns that each group reads, up to the symbol's newest candle; None if anything is missing."""
+        if symbol not in arrays or not arrays[symbol].ts_ms.size or not self._groups:
+            return None
+        last_ms = int(arrays[symbol].ts_ms[-1])
+        stops: dict[str, int | None] = {}
+        found = []
+        for group in self._groups:
+            leader = group.reads.leader or symbol
+            for name in {symbol, leader} - stops.keys():
+                stops[name] = self._find_stop(arrays.get(name), last_ms)
+            own_stop, leader_stop = stops[symbol], stops[leader]
+            if own_stop is None or leader_stop is None:
+                return None
+            if not _have_inputs(arrays[symbol], group.reads.inputs, own_stop, group.bars):
+                return None
+            if not _have_inputs(arrays[leader], group.reads.leader_inputs, leader_stop, group.bars):
+                return None
+            columns: dict[str, Floats] = {}
+            for name, rows in group.plan.rows.items():
+                is_led = name.startswith(LEADER_PREFIX)
+                of, stop = (arrays[leader], leader_stop) if is_led else (arrays[symbol], own_stop)
+                values = of.columns.get(name.removeprefix(LEADER_PREFIX))
+                if values is None:
+                    return None
+                columns[name] = values[max(0, stop - rows) : stop]
+            found.append(columns)
+        return found
+
+    def _find_stop(self, candles: CandleArrays | None, last_ms: int) -> int | None:
+        """Return the index after the candle that opens at `last_ms`; None unless a whole lookback ends with it."""
+        if candles is None:
+            return None
+        ts_ms = candles.ts_ms
+        stop = int(np.searchsorted(ts_ms, last_ms, side="right"))
+        if stop < self._bars or ts_ms[stop - 1] != last_ms:
+            return None
+        return stop if last_ms - ts_ms[stop - self._bars] == (self._bars - 1) * self._step_ms else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """One symbol's columns, their number of rows, and the number of consecutive bars that end at the last row."""
-
-    columns: Mapping[str, pl.Series]
-    height: int
-    bars: int
-
-
-def _make_group(feature_set: FeatureSet, reads: Reads, specs: Sequence[FeatureSpec]) -> _Group:
-    """Collect what it takes to compute these features, which read the same."""
-    position = {name: i for i, name in enumerate(feature_set.names)}
-    positions = [position[spec.name] for spec in specs]
-    windows = [spec.window() for spec in specs]
-    return _Group(
-        reads=reads,
-        positions=np.array(positions, np.intp),
-        lookbacks=np.array([window.lookback_bars for window in windows]),
-        exprs=tuple(w.expr.cast(pl.Float32).alias(str(i)) for i, w in enumerate(windows)),
-        columns=_list_columns(specs, leader=False) or ("ts",),
-        leader_columns=_list_columns(specs, leader=True),
+def _have_inputs(candles: CandleArrays, inputs: Sequence[str], stop: int, bars: int) -> bool:
+    """Return whether every input has a value at each of the `bars` candles before `stop`."""
+    return all(
+        name in candles.columns and np.isfinite(candles.columns[name][stop - bars : stop]).all() for name in inputs
     )
-
-
-def _list_columns(specs: Sequence[FeatureSpec], *, leader: bool) -> tuple[str, ...]:
-    """Return the columns that features read of their symbol or, if `leader` is set, of their leader (without `ts`)."""
-    names = {name for spec in specs for name in columns_read(spec, leader=leader)}
-    return tuple(sorted(names - {"ts"} if leader else names))
-
-
-def _evaluate_group(parts: Sequence[_Part], group: _Group) -> NDArray[np.float32]:
-    """Return the g features of a group at the last row of each of n parts, shape (n, g)."""
-    # The rows of one symbol are few, so that a second query would cost more than it saves.
-    if len(parts) == 1:
-        return _evaluate_last_rows(parts, group.exprs, None)
-    values = np.empty((len(parts), len(group.exprs)), np.float32)
-    short = group.lookbacks <= _SHORT_BARS
-    for chosen, bars in ((short, _SHORT_BARS), (~short, None)):
-        exprs = [group.exprs[i] for i in np.flatnonzero(chosen)]
-        if exprs:
-            values[:, chosen] = _evaluate_last_rows(parts, exprs, bars)
-    return values
-
-
-def _evaluate_last_rows(parts: Sequence[_Part], exprs: Sequence[pl.Expr], bars: int | None) -> NDArray[np.float32]:
-    """Stack the last `bars` rows of n parts (None: all), and return e expressions at each's last row, shape (n, e)."""
-    heights = [part.height if bars is None else min(bars, part.height) for part in parts]
-    if len(parts) == 1:
-        frame = pl.DataFrame(list(parts[0].columns.values()))
-    else:
-        names = parts[0].columns
-        frame = pl.DataFrame([_stack(name, [p.columns[name] for p in parts], heights) for name in names])
-    values = evaluate(frame, exprs)
-    last = np.cumsum(heights) - 1
-    return np.stack([column.to_numpy()[last] for column in values.get_columns()], axis=1)
-
-
-def _stack(name: str, columns: Sequence[pl.Series], heights: Sequence[int]) -> pl.Series:
-    """Concatenate the last `heights[i]` rows of each column i."""
-    if columns[0].dtype == pl.Datetime:
-        return pl.concat([column.tail(height) for column, height in zip(columns, heights, strict=True)]).alias(name)
-    arrays: list[NDArray[Any]] = [c.to_numpy()[-height:] for c, height in zip(columns, heights, strict=True)]
-    return pl.Series(name, np.concatenate(arrays))

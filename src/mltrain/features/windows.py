@@ -13,21 +13,17 @@ A window that reaches before the first row or contains a missing value is NaN. G
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 import numpy as np
 import polars as pl
 
+from mltrain.features.formula import Formula, NumpyExpr, fold, merge_states, run_kernel, where, with_formula
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    Floats: TypeAlias = NDArray[np.float64]
-    State: TypeAlias = tuple[Floats, ...]
-    Merge: TypeAlias = Callable[[State, int, State, int], State]
-    # (bars, one array of n values per input) -> n - bars + 1 values
-    Kernel: TypeAlias = Callable[..., Floats]
+    from mltrain.features.formula import Floats, Kernel, Merge, State
 
 Statistic: TypeAlias = Literal["sum", "mean", "root_mean_square", "share", "range_position"]
 
@@ -122,7 +118,7 @@ def window_price_ratio(
 
 def window_run(signs: pl.Expr, bars: int) -> pl.Expr:
     """Return the length of the run of signs that equal the newest, at most `bars`, times that sign."""
-    return _windowed(_runs, bars, signs)
+    return _windowed(_runs, bars, signs, recorded=False)
 
 
 def window_at_ends(statistic: Statistic, is_end: pl.Expr, *inputs: pl.Expr, count: int, bars: int) -> pl.Expr:
@@ -136,7 +132,8 @@ def window_at_ends(statistic: Statistic, is_end: pl.Expr, *inputs: pl.Expr, coun
         count: Number of values that the statistic is of.
         bars: Number of rows that it depends on, the newest included.
     """
-    return _windowed(partial(_at_ends, kernel=_STATISTICS[statistic], count=count), bars, is_end, *inputs)
+    kernel = partial(_at_ends, kernel=_STATISTICS[statistic], count=count)
+    return _windowed(kernel, bars, is_end, *inputs, recorded=False)
 
 
 def ratio(numerator: pl.Expr, denominator: pl.Expr, *, empty: float = 0.0) -> pl.Expr:
@@ -149,7 +146,7 @@ def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
 
     Equals `ratio`, without its call into Python, which dominates for few rows; but Polars computes `whole` twice.
     """
-    return pl.when(whole > 0).then(part / whole).otherwise(0.0)
+    return where(whole > 0, part / whole, 0.0)
 
 
 def contrast(a: pl.Expr, b: pl.Expr) -> pl.Expr:
@@ -157,10 +154,20 @@ def contrast(a: pl.Expr, b: pl.Expr) -> pl.Expr:
     return _windowed(_contrasts, 1, a, b)
 
 
-def _windowed(kernel: Kernel, bars: int, *inputs: pl.Expr) -> pl.Expr:
-    """Return an expression that applies a kernel to every window of `bars` rows; NaN in the first `bars` - 1 rows."""
+def _windowed(kernel: Kernel, bars: int, *inputs: pl.Expr, recorded: bool = True) -> pl.Expr:
+    """Return an expression that applies a kernel to every window of `bars` rows; NaN in the first `bars` - 1 rows.
+
+    A kernel that works on each row of its windows' statistics alike is `recorded` as a formula by calling it with the
+    formulas of its inputs.
+    """
     # A Polars expression that uses a window three times computes it three times; a kernel computes it once.
-    return pl.map_batches(inputs, partial(_apply_kernel, bars=bars, kernel=kernel), return_dtype=pl.Float64)
+    expr = pl.map_batches(inputs, partial(_apply_kernel, bars=bars, kernel=kernel), return_dtype=pl.Float64)
+    formulas = tuple(value.formula for value in inputs if isinstance(value, NumpyExpr))
+    if len(formulas) < len(inputs):
+        return expr
+    # mypy: a formula stands for an array.
+    formula = cast("Formula", kernel(bars, *formulas)) if recorded else run_kernel(kernel, bars, formulas)
+    return with_formula(expr, formula)
 
 
 def _apply_kernel(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> pl.Series:
@@ -177,7 +184,7 @@ def _apply_kernel(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> 
     return pl.Series(out, nan_to_null=False)
 
 
-def _slide(leaf: State, bars: int, merge: Merge) -> State:
+def merge_windows(leaf: State, bars: int, merge: Merge) -> State:
     """Combine every window of `bars` rows from windows of 1, 2, 4, ... rows.
 
     Args:
@@ -188,6 +195,8 @@ def _slide(leaf: State, bars: int, merge: Merge) -> State:
     Returns:
         The state of each window, arrays of shape (n - bars + 1,), ordered by the window's first row.
     """
+    if isinstance(leaf[0], Formula):
+        return cast("State", merge_states(cast("tuple[Formula, ...]", leaf), bars, merge))
     block, block_bars = leaf, 1
     whole: State | None = None
     whole_bars = 0
@@ -201,11 +210,13 @@ def _slide(leaf: State, bars: int, merge: Merge) -> State:
         block_bars *= 2
 
 
-def _fold(values: Floats, bars: int, join: np.ufunc) -> Floats:
-    """Combine windows like `_slide`, for a state that is one number, merged by `join`.
+def fold_windows(values: Floats, bars: int, join: np.ufunc) -> Floats:
+    """Combine windows like `merge_windows`, for a state that is one number, merged by `join`.
 
     A separate function, because without tuples the few rows of a prediction take 40 % of the time.
     """
+    if isinstance(values, Formula):
+        return cast("Floats", fold(values, bars, join) if bars > 1 else values)
     block, block_bars = values, 1
     whole: Floats | None = None
     whole_bars = 0
@@ -252,15 +263,15 @@ def _merge_cubes(earlier: State, earlier_bars: int, later: State, later_bars: in
 
 
 def _sums(bars: int, values: Floats) -> Floats:
-    return _fold(values, bars, np.add)
+    return fold_windows(values, bars, np.add)
 
 
 def _minima(bars: int, values: Floats) -> Floats:
-    return _fold(values, bars, np.minimum)
+    return fold_windows(values, bars, np.minimum)
 
 
 def _maxima(bars: int, values: Floats) -> Floats:
-    return _fold(values, bars, np.maximum)
+    return fold_windows(values, bars, np.maximum)
 
 
 def _range_positions(bars: int, values: Floats, low: Floats, high: Floats) -> Floats:
@@ -270,7 +281,7 @@ def _range_positions(bars: int, values: Floats, low: Floats, high: Floats) -> Fl
 
 
 def _means(bars: int, values: Floats) -> Floats:
-    return _slide((values,), bars, _merge_means)[0]
+    return merge_windows((values,), bars, _merge_means)[0]
 
 
 def _exponential_means(bars: int, values: Floats, *, decay: float) -> Floats:
@@ -279,7 +290,7 @@ def _exponential_means(bars: int, values: Floats, *, decay: float) -> Floats:
         weight = decay**later_bars * (1 - decay**earlier_bars) / (1 - decay ** (earlier_bars + later_bars))
         return (later[0] + (earlier[0] - later[0]) * weight,)
 
-    return _slide((values,), bars, merge)[0]
+    return merge_windows((values,), bars, merge)[0]
 
 
 def _at_ends(bars: int, is_end: Floats, *inputs: Floats, kernel: Kernel, count: int) -> Floats:
@@ -305,14 +316,14 @@ def _scaled(bars: int, values: Floats, moves: Floats) -> Floats:
 
 
 def _zscores(bars: int, values: Floats) -> Floats:
-    mean, squares = _slide((values, np.zeros_like(values)), bars, _merge_squares)
+    mean, squares = merge_windows((values, np.zeros_like(values)), bars, _merge_squares)
     deviation = _root(squares / bars)
     return np.where(deviation > EQUAL_SHARE * np.abs(mean), (values[bars - 1 :] - mean) / deviation, 0.0)
 
 
 def _skews(bars: int, values: Floats, *, min_deviation: float) -> Floats:
     zeros = np.zeros_like(values)
-    _, squares, cubes = _slide((values, zeros, zeros), bars, _merge_cubes)
+    _, squares, cubes = merge_windows((values, zeros, zeros), bars, _merge_cubes)
     deviation = _root(squares / bars)
     return np.where(deviation > min_deviation, cubes / bars / (deviation * deviation * deviation), 0.0)
 

@@ -41,7 +41,7 @@ _THRESHOLDS: Final = re.compile(r"^threshold=(.*)$", re.MULTILINE)
 
 
 class SlowPathWarning(UserWarning):
-    """LightGBM's single-row call is not used; the message says why."""
+    """LightGBM's single-row call, or the formula of a feature, is not used; the message says why."""
 
 
 class FastRow:

@@ -20,8 +20,8 @@ from mltrain.candles.frame import TS_DTYPE
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError
-from mltrain.features.newest import NewestFeatures
 from mltrain.features.ops.catalogue import ops_sha256
+from mltrain.serving.checked_features import open_newest_features
 from mltrain.serving.fast_row import FAST, SLOW, open_fast_row
 from mltrain.training.lightgbm_import import import_lightgbm
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.features.newest import NewestFeatures
     from mltrain.serving.fast_row import FastRow
     from mltrain.serving.rows import FeatureRows
     from mltrain.store.versions import StoredVersion
@@ -170,6 +171,7 @@ def load_bundle(
 
     Warns:
         OtherCodeWarning: The model was trained with other feature code than this installation has.
+        SlowPathWarning: LightGBM's single-row call, or the formula of a feature, is not exact here, and is not used.
     """
     lightgbm = import_lightgbm()
     try:
@@ -193,7 +195,7 @@ def load_bundle(
         calibration=CalibrationMap(bundle.calibrator),
         names=names,
         lookback_bars=bundle.feature_set.lookback_bars,
-        newest=NewestFeatures(bundle.feature_set),
+        newest=open_newest_features(bundle.feature_set),
         folder=folder,
     )
 

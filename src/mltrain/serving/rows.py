@@ -19,8 +19,8 @@ from mltrain.candles.frame import TS_DTYPE, find_segments, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.features.computation import compute_features
 from mltrain.features.input_join import join_inputs
-from mltrain.features.newest import NewestFeatures
 from mltrain.names import check_choice, describe
+from mltrain.serving.checked_features import open_newest_features
 from mltrain.serving.known_inputs import find_lacking_inputs
 from mltrain.times import check_time_ms, interval_ms
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from mltrain.candles.anomalies import FalseVolume
     from mltrain.candles.input_tables import InputTable
+    from mltrain.features.newest import NewestFeatures
     from mltrain.features.spec import FeatureSet
 
 WhichRows: TypeAlias = Literal["last", "all"]
@@ -274,7 +275,7 @@ def _compute_newest_rows(
     leaders = window.leaders(min(last_ms) - reach_ms, max(last_ms))
     separate = [symbol for symbol in symbols if symbol in leaders and leaders[symbol] is not candles[symbol]]
     together = [symbol for symbol in symbols if symbol not in separate]
-    newest = request.newest or NewestFeatures(request.feature_set)
+    newest = request.newest or open_newest_features(request.feature_set)
     rows: dict[str, FeatureRows] = {}
     for group in ([together] if together else []) + [[symbol] for symbol in separate]:
         x = newest.compute(group, {**leaders, **{symbol: candles[symbol] for symbol in group}})

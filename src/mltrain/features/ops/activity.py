@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-import polars as pl
-
+from mltrain.features.formula import col, where
 from mltrain.features.op import Bars, Op, Spread, Window
 from mltrain.features.ops.expressions import check_ordered, gap_to_average, imbalance, location, log_returns
 from mltrain.features.windows import contrast, ratio, window_contrast, window_correlation, window_ratio, window_zscore
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars: Spread) -> Window:
@@ -16,7 +18,7 @@ def zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars
 
     Unit: deviations, within sqrt(bars - 1). 0 where s is below 1e-9 of the mean.
     """
-    return Window(window_zscore(pl.col(column), bars), bars)
+    return Window(window_zscore(col(column), bars), bars)
 
 
 def activity_ratio(*, column: Literal["volume", "quote_volume", "trades"], short: Bars, long: Spread) -> Window:
@@ -25,7 +27,7 @@ def activity_ratio(*, column: Literal["volume", "quote_volume", "trades"], short
     Unit: share, in [-1, 1]. 0 where nothing was traded.
     """
     check_ordered(short, long)
-    return Window(window_contrast(pl.col(column), short=short, long=long), long)
+    return Window(window_contrast(col(column), short=short, long=long), long)
 
 
 def money_flow(*, bars: Bars) -> Window:
@@ -33,7 +35,7 @@ def money_flow(*, bars: Bars) -> Window:
 
     Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Chaikin's money flow.
     """
-    return Window(window_ratio(location() * pl.col("volume"), pl.col("volume"), bars).clip(-1, 1), bars)
+    return Window(window_ratio(location() * col("volume"), col("volume"), bars).clip(-1, 1), bars)
 
 
 def return_volume_correlation(*, bars: Spread) -> Window:
@@ -41,7 +43,7 @@ def return_volume_correlation(*, bars: Spread) -> Window:
 
     Unit: correlation about zero, in [-1, 1]. 0 where nothing moved or nothing was traded.
     """
-    return Window(window_correlation(log_returns(), pl.col("volume"), bars), bars + 1)
+    return Window(window_correlation(log_returns(), col("volume"), bars), bars + 1)
 
 
 def taker_imbalance(*, bars: Bars) -> Window:
@@ -54,8 +56,8 @@ def taker_imbalance(*, bars: Bars) -> Window:
 
 def _taker_volumes(side: Literal["buy", "sell"]) -> tuple[pl.Expr, pl.Expr]:
     """Return what takers of a side traded in each bar, in quote and in base units."""
-    paid, traded = pl.col("taker_buy_quote"), pl.col("taker_buy_base")
-    return (paid, traded) if side == "buy" else (pl.col("quote_volume") - paid, pl.col("volume") - traded)
+    paid, traded = col("taker_buy_quote"), col("taker_buy_base")
+    return (paid, traded) if side == "buy" else (col("quote_volume") - paid, col("volume") - traded)
 
 
 def gap_to_taker_price(*, side: Literal["buy", "sell"], bars: Bars) -> Window:
@@ -81,11 +83,11 @@ def taker_price_gap() -> Window:
 
     Unit: log return. 0 where takers bought nothing. Both prices are clipped to the bar's range.
     """
-    low, high = pl.col("low"), pl.col("high")
-    paid = ratio(pl.col("taker_buy_quote"), pl.col("taker_buy_base")).clip(low, high)
-    average = ratio(pl.col("quote_volume"), pl.col("volume")).clip(low, high)
-    traded = (pl.col("taker_buy_base") > 0) & (pl.col("volume") > 0)
-    return Window(pl.when(traded).then((paid / average).log()).otherwise(0.0), 1)
+    low, high = col("low"), col("high")
+    paid = ratio(col("taker_buy_quote"), col("taker_buy_base")).clip(low, high)
+    average = ratio(col("quote_volume"), col("volume")).clip(low, high)
+    traded = (col("taker_buy_base") > 0) & (col("volume") > 0)
+    return Window(where(traded, (paid / average).log(), 0.0), 1)
 
 
 def trade_size_ratio(*, bars: Spread) -> Window:
@@ -93,7 +95,7 @@ def trade_size_ratio(*, bars: Spread) -> Window:
 
     Unit: share, in [-1, 1]; 0 where nothing was traded.
     """
-    volume, trades = pl.col("volume"), pl.col("trades")
+    volume, trades = col("volume"), col("trades")
     return Window(contrast(ratio(volume, trades), window_ratio(volume, trades, bars)), bars)
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-import polars as pl
-
+from mltrain.features.formula import col, maximum, minimum, open_times_ms
 from mltrain.features.op import Bars, Lag, Op, Spread, Window
 from mltrain.features.ops.expressions import location, log_range, log_returns
 from mltrain.features.windows import contrast, share, window_scaled, window_sum
+
+if TYPE_CHECKING:
+    import polars as pl
 
 MS_PER: Final = {"quarter": 900_000, "hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
 
 
 def _share_of_range(part: pl.Expr, lag: int) -> Window:
     """Return a part of the candle `lag` bars ago as a share of its range, high - low; 0 where there is no range."""
-    return Window(share(part, pl.col("high") - pl.col("low")).shift(lag), lag + 1)
+    return Window(share(part, col("high") - col("low")).shift(lag), lag + 1)
 
 
 def candle_body(*, lag: Lag = 0) -> Window:
@@ -24,7 +26,7 @@ def candle_body(*, lag: Lag = 0) -> Window:
 
     Unit: share, in [-1, 1]. 0 in a bar without range.
     """
-    return _share_of_range(pl.col("close") - pl.col("open"), lag)
+    return _share_of_range(col("close") - col("open"), lag)
 
 
 def upper_shadow(*, lag: Lag = 0) -> Window:
@@ -32,7 +34,7 @@ def upper_shadow(*, lag: Lag = 0) -> Window:
 
     Unit: share, in [0, 1]. 0 in a bar without range.
     """
-    return _share_of_range(pl.col("high") - pl.max_horizontal("open", "close"), lag)
+    return _share_of_range(col("high") - maximum(col("open"), col("close")), lag)
 
 
 def lower_shadow(*, lag: Lag = 0) -> Window:
@@ -40,7 +42,7 @@ def lower_shadow(*, lag: Lag = 0) -> Window:
 
     Unit: share, in [0, 1]. 0 in a bar without range.
     """
-    return _share_of_range(pl.min_horizontal("open", "close") - pl.col("low"), lag)
+    return _share_of_range(minimum(col("open"), col("close")) - col("low"), lag)
 
 
 def close_location(*, bars: Bars, lag: Lag = 0) -> Window:
@@ -57,7 +59,7 @@ def scaled_wick(*, side: Literal["above", "below"], window: Bars) -> Window:
     Here s is the root mean square of the one-bar log returns of the last `window` bars. Unit: deviations, 0 or more.
     0 where no bar of the window moved.
     """
-    room = pl.col("high") / pl.col("close") if side == "above" else pl.col("close") / pl.col("low")
+    room = col("high") / col("close") if side == "above" else col("close") / col("low")
     return Window(window_scaled(room.log(), log_returns(), window), window + 1)
 
 
@@ -82,7 +84,7 @@ def open_gap() -> Window:
 
     Unit: log return.
     """
-    return Window((pl.col("open") / pl.col("close").shift(1)).log(), 2)
+    return Window((col("open") / col("close").shift(1)).log(), 2)
 
 
 def clock(*, period: Literal["quarter", "hour", "day", "week"], wave: Literal["sin", "cos", "saw"]) -> Window:
@@ -91,7 +93,7 @@ def clock(*, period: Literal["quarter", "hour", "day", "week"], wave: Literal["s
     Here t is in UTC, and a quarter is one of an hour. Unit: none, in [-1, 1]. A week begins on Thursday, as the epoch
     did.
     """
-    passed = pl.col("ts").dt.epoch("ms") % MS_PER[period]
+    passed = open_times_ms() % MS_PER[period]
     if wave == "saw":
         return Window(passed * (1 / MS_PER[period]), 1)
     phase = passed * (2 * math.pi / MS_PER[period])

@@ -7,20 +7,22 @@ change over few bars is 0 at most of them.
 
 from __future__ import annotations
 
-from typing import Final
-
-import polars as pl
+from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.frame import CANDLE_SCHEMA
+from mltrain.features.formula import col
 from mltrain.features.op import LEADER_PREFIX, Bars, InputName, Lag, Op, Spread, Window
 from mltrain.features.windows import window_zscore
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def _values(input: str) -> pl.Expr:
     """Return the column of an input, `leader_...` being the leader's; raise a ValueError for a column of candles."""
     if input.removeprefix(LEADER_PREFIX) in CANDLE_SCHEMA:
         raise ValueError(f"{input} is a column of candles, not an input")
-    return pl.col(input)
+    return col(input)
 
 
 def input_value(*, input: InputName, lag: Lag = 0) -> Window:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-import polars as pl
-
+from mltrain.features.formula import col
 from mltrain.features.op import LEADER_PREFIX, Bars, Lag, Op, Spread, Window
 from mltrain.features.ops.expressions import imbalance, location, log_returns
 from mltrain.features.windows import window_sum, window_zscore
@@ -40,7 +39,7 @@ def leader_zscore(*, column: Literal["close", "volume", "quote_volume", "trades"
 
     Unit: deviations, within sqrt(bars - 1).
     """
-    return Window(window_zscore(pl.col(LEADER_PREFIX + column), bars), bars)
+    return Window(window_zscore(col(LEADER_PREFIX + column), bars), bars)
 
 
 def leader_taker_imbalance(*, bars: Bars) -> Window:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-import polars as pl
-
+from mltrain.features.formula import col
 from mltrain.features.op import Bars, Op, Spread, Window
 from mltrain.features.ops.expressions import check_ordered, ema_decay, gap_to_average, log_returns
 from mltrain.features.windows import (
@@ -24,7 +23,7 @@ def gap_to_mean(*, bars: Spread) -> Window:
 
     Unit: log return.
     """
-    return Window((pl.col("close") / window_mean(pl.col("close"), bars)).log(), bars)
+    return Window((col("close") / window_mean(col("close"), bars)).log(), bars)
 
 
 def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
@@ -33,7 +32,7 @@ def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
     Here s is the root mean square of the one-bar log returns of the last `window` bars. Unit: deviations. 0 where no
     bar of the window moved.
     """
-    gap = (pl.col("close") / window_mean(pl.col("close"), bars)).log()
+    gap = (col("close") / window_mean(col("close"), bars)).log()
     return Window(window_scaled(gap, log_returns(), window) / math.sqrt(bars), max(bars, window + 1))
 
 
@@ -45,8 +44,8 @@ def gap_to_ema(*, bars: Spread, window: Spread) -> Window:
     twice `bars`, 0.25 % at three times. If they are on average x times the truncated average, the value is off by
     ln(1 + d^window (x - 1)): with 0.25 % and prices 10 % away, by 2.5 basis points.
     """
-    average = window_exponential_mean(pl.col("close"), window, decay=ema_decay(bars, window))
-    return Window((pl.col("close") / average).log(), window)
+    average = window_exponential_mean(col("close"), window, decay=ema_decay(bars, window))
+    return Window((col("close") / average).log(), window)
 
 
 def ema_gap(*, short: Spread, long: Spread, window: Spread) -> Window:
@@ -56,9 +55,7 @@ def ema_gap(*, short: Spread, long: Spread, window: Spread) -> Window:
     MACD, as a ratio.
     """
     check_ordered(short, long)
-    averages = (
-        window_exponential_mean(pl.col("close"), window, decay=ema_decay(bars, window)) for bars in (short, long)
-    )
+    averages = (window_exponential_mean(col("close"), window, decay=ema_decay(bars, window)) for bars in (short, long))
     return Window((next(averages) / next(averages)).log(), window)
 
 
@@ -67,8 +64,8 @@ def gap_to_vwap(*, bars: Bars) -> Window:
 
     Unit: log return. 0 where nothing was traded. Needs OHLCV alone.
     """
-    volume = pl.col("volume")
-    typical = (pl.col("high") + pl.col("low") + pl.col("close")) / 3
+    volume = col("volume")
+    typical = (col("high") + col("low") + col("close")) / 3
     return Window(gap_to_average(typical * volume, volume, bars), bars)
 
 
@@ -78,7 +75,7 @@ def gap_to_traded_vwap(*, bars: Bars) -> Window:
     Unit: log return. 0 where nothing was traded. The average is clipped to the range of its bars, because the
     exchange rounds both volumes.
     """
-    return Window(gap_to_average(pl.col("quote_volume"), pl.col("volume"), bars), bars)
+    return Window(gap_to_average(col("quote_volume"), col("volume"), bars), bars)
 
 
 def range_position(*, bars: Bars) -> Window:
@@ -86,7 +83,7 @@ def range_position(*, bars: Bars) -> Window:
 
     Unit: share, in [0, 1]. 0.5 where there is no range. Source: Lane's stochastic oscillator (%K).
     """
-    return Window(window_range_position(pl.col("close"), pl.col("low"), pl.col("high"), bars), bars)
+    return Window(window_range_position(col("close"), col("low"), col("high"), bars), bars)
 
 
 def gap_to_high(*, bars: Bars) -> Window:
@@ -94,7 +91,7 @@ def gap_to_high(*, bars: Bars) -> Window:
 
     Unit: log return, 0 or less.
     """
-    return Window((pl.col("close") / window_max(pl.col("high"), bars)).log(), bars)
+    return Window((col("close") / window_max(col("high"), bars)).log(), bars)
 
 
 def gap_to_low(*, bars: Bars) -> Window:
@@ -102,7 +99,7 @@ def gap_to_low(*, bars: Bars) -> Window:
 
     Unit: log return, 0 or more.
     """
-    return Window((pl.col("close") / window_min(pl.col("low"), bars)).log(), bars)
+    return Window((col("close") / window_min(col("low"), bars)).log(), bars)
 
 
 OPS: Final[dict[str, Op]] = {

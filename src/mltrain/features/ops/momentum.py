@@ -6,6 +6,7 @@ from typing import Final
 
 import polars as pl
 
+from mltrain.features.formula import col
 from mltrain.features.op import Bars, Op, Window
 from mltrain.features.ops.expressions import directions
 from mltrain.features.windows import window_ratio, window_run, window_sum
@@ -24,7 +25,7 @@ def flat_share(*, bars: Bars) -> Window:
 
     Unit: share, in [0, 1].
     """
-    flat = (pl.col("close") == pl.col("close").shift(1)).cast(pl.Float64)
+    flat = (col("close") == col("close").shift(1)).cast(pl.Float64)
     return Window(window_sum(flat, bars) / bars, bars + 1)
 
 
@@ -42,7 +43,7 @@ def rsi(*, bars: Bars) -> Window:
     Unit: share, in [0, 1] (the usual index is 100 times it). 0.5 where nothing moved. Source: Wilder (1978), with
     Cutler's plain sums in place of Wilder's smoothing, which never forgets.
     """
-    moves = pl.col("close") - pl.col("close").shift(1)
+    moves = col("close") - col("close").shift(1)
     return Window(window_ratio(moves.clip(lower_bound=0), moves.abs(), bars, empty=0.5), bars + 1)
 
 

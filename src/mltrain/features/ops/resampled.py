@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import polars as pl
 
+from mltrain.features.formula import col, open_times_ms
 from mltrain.features.op import Interval, Limits, Op, Window
 from mltrain.features.ops.expressions import log_returns
 from mltrain.features.windows import Statistic, share, window_at_ends, window_max, window_min
@@ -41,10 +42,10 @@ def resample(
     if interval and lookback_bars > MAX_RESAMPLED_BARS:
         limit = f"{MAX_RESAMPLED_BARS:,} candles of {interval}"
         raise ValueError(f"bars ({bars}) of {every} depend on {lookback_bars:,}: at most {limit} are possible")
-    passed_ms = (pl.col("ts").dt.epoch("ms") - grid_offset_ms(every_ms)) % every_ms
+    passed_ms = (open_times_ms() - grid_offset_ms(every_ms)) % every_ms
     is_end = (passed_ms == every_ms - step_ms).cast(pl.Float64)
     # Of the longer candle that ends with each row, if one does.
-    close, high, low = pl.col("close"), window_max(pl.col("high"), per), window_min(pl.col("low"), per)
+    close, high, low = col("close"), window_max(col("high"), per), window_min(col("low"), per)
 
     def of_closed(statistic: Statistic, *inputs: pl.Expr, count: int = bars) -> pl.Expr:
         return window_at_ends(statistic, is_end, *inputs, count=count, bars=lookback_bars)
