@@ -1,11 +1,13 @@
 """What a module of user ops imports: the type of an op, the types of its parameters, and statistics of windows.
 
 A statistic of the last n bars (`window_...`) reads exactly n bars and gives the same bits for any number of rows, which
-the guards require; Polars' rolling functions carry a running sum. `docs/own-ops.md` shows an example.
+the guards require; Polars' rolling functions carry a running sum. Expressions that are made of these functions have a
+form for NumPy, with which serving is fast. `docs/own-ops.md` shows examples.
 """
 
 from __future__ import annotations
 
+from mltrain.features.formula import col, maximum, minimum, open_times_ms, where
 from mltrain.features.op import (
     LEADER_PREFIX,
     MAX_BARS,
@@ -61,6 +63,7 @@ __all__ = [
     "Shape",
     "Spread",
     "Window",
+    "col",
     "contrast",
     "directions",
     "gap_to_average",
@@ -68,8 +71,12 @@ __all__ = [
     "location",
     "log_range",
     "log_returns",
+    "maximum",
+    "minimum",
+    "open_times_ms",
     "ratio",
     "share",
+    "where",
     "window_contrast",
     "window_correlation",
     "window_exponential_mean",

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from mltrain.features.formula import NumpyExpr
 from support.program import NEUTRAL, QUICK, call
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-ops.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-OPS, TOMORROW, LOAD = (body for language, body in BLOCKS if language == "python")
+OPS, FAST, TOMORROW, LOAD = (body for language, body in BLOCKS if language == "python")
 (REGISTRY,) = (body for language, body in BLOCKS if language == "yaml")
 SUSPECT = "version: 1\ninterval: 1m\nlabel: {kind: direction, horizon: 1, ties: drop}\nfeatures:\n"
 KIT = Path(__file__).parents[1] / "support" / "leaks.py"
@@ -49,6 +50,16 @@ def test_every_line_of_the_page_works(walked):
 
     assert failed == []
     assert "body_drift" in walked[1][1][1].out
+
+
+def test_the_fast_op_of_the_page_has_a_formula():
+    """The first one, with Polars' own rolling mean, has none."""
+    fast, first = {}, {}
+    exec(FAST, fast)  # noqa: S102 -- code of our own page
+    exec(OPS, first)  # noqa: S102
+
+    assert isinstance(fast["OPS"]["body_drift"](bars=15).expr, NumpyExpr)
+    assert not isinstance(first["OPS"]["body_drift"](bars=15).expr, NumpyExpr)
 
 
 def load(here, source):

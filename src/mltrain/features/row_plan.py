@@ -126,7 +126,8 @@ class _Planner:
             # them is computed separately.
             if not self._levels[formula]:
                 newest, oldest = zip(*needed[formula], strict=True)
-                needed[formula] = {(min(newest), max(oldest))}
+                # A column is given up to its newest row.
+                needed[formula] = {(0 if isinstance(formula, Column) else min(newest), max(oldest))}
             for rows in needed[formula]:
                 for read, part in _list_reads(formula, rows):
                     needed[read].add(part)
