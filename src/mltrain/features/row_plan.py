@@ -194,7 +194,7 @@ def _reader(numbers: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
 
 
 def _list_reads(formula: Formula, rows: Rows) -> Iterator[tuple[Formula, Rows]]:
-    """Yield the formulas that one reads, and the rows of each that it needs for `rows` of its own."""
+    """Yield the formulas that one reads, and which rows of each it needs for `rows`."""
     newest, oldest = rows
     match formula:
         case Shifted():
