@@ -85,7 +85,12 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
         if as_json:
             stream.write(format_document(outcome.data))
         else:
-            show_view(open_console(stderr=outcome.to_stderr), outcome.view())
+            parts = list(outcome.view())
+            if not stream.isatty() and all(isinstance(part, str) for part in parts):
+                # As Rich would print it, but the import of Rich takes a tenth of the time of a short command.
+                stream.writelines(f"{part}\n" for part in parts)
+            else:
+                show_view(open_console(stderr=outcome.to_stderr), parts)
         stream.flush()
     except BrokenPipeError:
         raise
