@@ -26,7 +26,7 @@ MLTRAIN = Path(sys.executable).with_name("mltrain")
 TRACEBACK = "Traceback (most recent call last)"
 # Loaded by the commands when they need them.
 LATE = (
-    *("httpx", "optuna", "pyarrow.parquet", "rich.progress", "rich.table", "scipy.special"),
+    *("httpx", "jsonschema", "optuna", "pyarrow.parquet", "rich.progress", "rich.table", "scipy.special"),
     *("scipy.stats", "typer._adapters", "yaml", "mltrain.cli.render", "mltrain.features.registry"),
     *("mltrain.pipeline.bench", "mltrain.pipeline.evaluate", "mltrain.pipeline.predict", "mltrain.pipeline.retrain"),
     *("mltrain.pipeline.train", "mltrain.report.page", "mltrain.snapshots.take", "mltrain.sources.opening"),

@@ -14,7 +14,7 @@ from mltrain.storage.hashing import sha256_bytes
 
 # The distributions whose versions a card lists.
 DEPENDENCIES: Final = (
-    *("filelock", "lightgbm", "numpy", "optuna", "polars", "pyarrow", "pyyaml", "scikit-learn", "scipy"),
+    *("filelock", "jsonschema", "lightgbm", "numpy", "optuna", "polars", "pyarrow", "pyyaml", "scikit-learn", "scipy"),
 )
 _GIT_HASH_CHARACTERS: Final = 40
 

@@ -3,9 +3,6 @@
 A card is untrusted input, perhaps from another tool: it is parsed strictly, checked against the schema, and only then
 checked for consistency. Every violation is reported with its JSON pointer. Unknown keys are warnings, because a card
 may say more than this version understands.
-
-The few keywords of the schema are checked here: the import of jsonschema alone takes 50 ms, a fifth of `mltrain card
-validate`. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -28,6 +25,8 @@ from mltrain.storage.hashing import hash_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
+    from jsonschema.exceptions import ValidationError
+
     from mltrain.documents.values import Json
 
 CARD_FILE: Final = "model_card.json"
@@ -44,7 +43,6 @@ _TYPES: Final[Mapping[str, str]] = {
     "boolean": "true or false",
     "null": "null",
 }
-_CLASSES: Final = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
 # Keys and list indices from the root of the card to a value.
 Place: TypeAlias = tuple[str | int, ...]
@@ -99,7 +97,7 @@ def check_card(data: bytes, *, where: str, folder: Path | None = None) -> CardCh
         problems += _find_artifact_file_problems(_value_at(card, ("artifacts",)), folder)
     violations, warnings = (
         tuple(_format_problem(where, problem) for problem in found)
-        for found in (problems, _find_unknown_keys(card, _schema(), ()))
+        for found in (problems, _find_unknown_keys(card, load_schema(), ()))
     )
     return CardCheck(violations, warnings)
 
@@ -161,67 +159,28 @@ def _format_pointer(place: Place) -> str:
 
 
 @cache
-def _schema() -> dict[str, Any]:
-    """Return the schema, read once; not to be changed."""
-    return load_schema()
+def _validator() -> Any:  # noqa: ANN401 -- jsonschema makes its classes at run time
+    """Return a validator of the card's schema."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(load_schema())
 
 
 def _find_schema_problems(card: Json) -> list[Problem]:
     """Return what in a document contradicts the card's schema, each problem once, by JSON pointer."""
-    problems = _compare(card, _schema(), ())
+    problems = (problem for error in _validator().iter_errors(card) for problem in _explain(error))
     return sorted(dict.fromkeys(problems), key=lambda problem: _format_pointer(problem[0]))
 
 
-def _compare(value: Any, subschema: dict[str, Any], place: Place) -> Iterator[Problem]:  # noqa: ANN401 -- JSON
-    """Yield what at and below a place contradicts its part of the schema."""
-    for keyword, rule in subschema.items():
-        if keyword in _RULES and not _RULES[keyword](value, rule):
-            yield place, f"must be {_describe_rule(keyword, rule)}, is {_describe_value(value)}"
-    if isinstance(value, dict):
-        yield from (((*place, key), "is missing") for key in subschema.get("required", ()) if key not in value)
-    for inner, part, below in _parts(value, subschema, place):
-        yield from _compare(inner, part, below)
-
-
-def _parts(value: Any, subschema: dict[str, Any], place: Place) -> Iterator[tuple[Any, dict[str, Any], Place]]:  # noqa: ANN401
-    """Yield each value to compare with another part of the schema, with that part and the place of the value."""
-    if "$ref" in subschema:
-        yield value, _resolve(subschema["$ref"]), place
-    if isinstance(value, dict):
-        known, others = subschema.get("properties", {}), subschema.get("additionalProperties", True)
-        for key, item in value.items():
-            part = known.get(key, others)
-            # True accepts anything.
-            if part is not True:
-                yield item, part, (*place, key)
-    elif isinstance(value, list) and "items" in subschema:
-        yield from ((item, subschema["items"], (*place, index)) for index, item in enumerate(value))
-
-
-def _resolve(reference: str) -> dict[str, Any]:
-    """Return the part of the schema that a `$ref` names."""
-    part: dict[str, Any] = _schema()["$defs"][reference.rpartition("/")[2]]
-    return part
-
-
-def _is_of_type(value: Any, kind: str) -> bool:  # noqa: ANN401 -- JSON
-    """Return whether a value has a type of JSON Schema; 1.0 is an integer, and True is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return isinstance(value, _CLASSES.get(kind, ()))
-    return kind == "number" or (kind == "integer" and value == int(value))
-
-
-# The keywords of the schema that restrict a value; one about numbers says nothing about a text.
-_RULES: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
-    "type": lambda value, rule: any(_is_of_type(value, kind) for kind in ([rule] if isinstance(rule, str) else rule)),
-    "const": lambda value, rule: value == rule,
-    "enum": lambda value, rule: value in rule,
-    "minimum": lambda value, rule: not _is_of_type(value, "number") or value >= rule,
-    "maximum": lambda value, rule: not _is_of_type(value, "number") or value <= rule,
-    "minLength": lambda value, rule: not isinstance(value, str) or len(value) >= rule,
-    "minItems": lambda value, rule: not isinstance(value, list) or len(value) >= rule,
-    "pattern": lambda value, rule: not isinstance(value, str) or re.search(rule, value) is not None,
-}
+def _explain(error: ValidationError) -> Iterator[Problem]:
+    """Yield the problems of one schema error: one for each missing key, else one that says what the value must be."""
+    place: Place = tuple(error.absolute_path)
+    rule: Any = error.validator_value
+    value: Any = error.instance
+    if error.validator == "required":
+        yield from (((*place, key), "is missing") for key in rule if key not in value)
+    else:
+        yield place, f"must be {_describe_rule(str(error.validator), rule)}, is {_describe_value(value)}"
 
 
 def _describe_rule(keyword: str, rule: Any) -> str:  # noqa: ANN401 -- JSON
@@ -250,7 +209,7 @@ def _describe_value(value: Json) -> str:
 def _find_unknown_keys(value: Json, subschema: dict[str, Any], place: Place) -> Iterator[Problem]:
     """Yield the keys at and below a place that its part of the schema does not list, except in open mappings."""
     if "$ref" in subschema:
-        subschema = _resolve(subschema["$ref"])
+        subschema = _validator().schema["$defs"][subschema["$ref"].rpartition("/")[2]]
     known: dict[str, Any] = subschema.get("properties", {})
     if isinstance(value, dict):
         for key, item in value.items():
