@@ -288,6 +288,9 @@ def read_serving(text: str) -> list[Row]:
     def below(limit: float) -> Callable[[float, float], tuple[str, str, bool | None]]:
         return lambda p50, p99: (f"p50 {p50:.2f} ms, p99 {p99:.2f} ms", "", p99 <= limit)
 
+    def plain(p50: float, p99: float) -> tuple[str, str, bool | None]:
+        return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms", "", None
+
     one = "one row, 300 trees x 64 leaves"
     many = re.search(r"^(\d+) symbols at once", text, re.MULTILINE)
     at_once = f"{many[1]} symbols at once" if many else "100 symbols at once"
@@ -302,6 +305,8 @@ def read_serving(text: str) -> list[Row]:
         ),
         judged("the same by a stream", "p99 <= 2 ms", line("stream.push, a symbol with a leader"), below(2)),
         judged(at_once, "<= 60 ms", line(at_once), lambda p50, _: (f"p50 {p50:.0f} ms", "", p50 <= 60)),
+        judged("candles and two inputs to probability", "", line("candles, 2 inputs -> p, symbol and leader"), plain),
+        judged("the same by a stream", "", line("stream.push, 2 inputs, with a leader"), plain),
     ]
 
 

@@ -8,7 +8,8 @@ treelite tl2cgen`); the output lists missing ones. The figures from candles are 
 the same number of trees and leaves. All calls alternate in one process on one thread, so that load on the machine
 affects all of them. Budgets: the call at most 1/3 of `Booster.predict` and below both others, `predict_one` at most
 1/2, candles of a symbol and its leader to probability 4 ms at the 99th percentile, `stream.push` 2 ms, a hundred
-symbols at once 60 ms.
+symbols at once 60 ms. The same with a model that also reads two inputs, one per minute and symbol and one per hour for
+all symbols, has no budget.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 sys.path.insert(0, str(Path(__file__).parent))
 from features import walk
@@ -42,7 +44,20 @@ TREES, LEAVES, FEATURES = 300, 64, 40
 ROWS = 20_000
 WARM_UP = 50
 STEP_MS = 60_000
+HOUR_MS = 60 * STEP_MS
 CONFIGS = Path(__file__).parents[1] / "configs"
+LEADER = "BTCUSDT"
+INPUTS = """inputs:
+  - {name: flow, file: flow.parquet, column: value, known_at: known_at, max_age: 30m}
+  - {name: funding, file: funding.parquet, column: value, known_at: known_at, max_age: 9h}
+features:
+  - {name: flow_now, op: input_value, params: {input: flow}}
+  - {name: flow_change_15, op: input_change, params: {input: flow, bars: 15}}
+  - {name: flow_score_60, op: input_zscore, params: {input: flow, bars: 60}}
+  - {name: funding_now, op: input_value, params: {input: funding}}
+  - {name: funding_change_60, op: input_change, params: {input: funding, bars: 60}}
+  - {name: funding_score_240, op: input_zscore, params: {input: funding, bars: 240}}
+"""
 
 
 def grow(names: list[str], seed: int) -> str:
@@ -201,22 +216,71 @@ def from_candles(samples: int, many: int) -> None:
     )
     for name, ms in spent.items():
         show(name, ms, "(budget p99 4 ms)")
-    if hasattr(model, "stream"):
-        rows = {symbol: tape[symbol].to_dicts() for symbol in (leader, follower)}
-        stream = model.stream((leader, follower))
-        stream.warm_up({symbol: tape[symbol].head(bars - 1) for symbol in (leader, follower)})
-        pushes: dict[str, list[int]] = {leader: [], follower: []}
-        for i in range(bars - 1, bars + moments):
-            for symbol in (leader, follower):
-                start = time.perf_counter_ns()
-                stream.push(symbol, rows[symbol][i])
-                pushes[symbol].append(time.perf_counter_ns() - start)
-        for symbol, name in ((leader, "stream.push, the leader"), (follower, "stream.push, a symbol with a leader")):
-            show(name, np.array(pushes[symbol][WARM_UP:]) / 1e6, "(budget p99 2 ms)")
+    stream = model.stream((leader, follower))
+    stream.warm_up({symbol: tape[symbol].head(bars - 1) for symbol in (leader, follower)})
+    rows = {symbol: tape[symbol].to_dicts() for symbol in (leader, follower)}
+    pushes: dict[str, list[int]] = {leader: [], follower: []}
+    for i in range(bars - 1, bars + moments):
+        for symbol in (leader, follower):
+            start = time.perf_counter_ns()
+            stream.push(symbol, rows[symbol][i])
+            pushes[symbol].append(time.perf_counter_ns() - start)
+    for symbol, name in ((leader, "stream.push, the leader"), (follower, "stream.push, a symbol with a leader")):
+        show(name, np.array(pushes[symbol][WARM_UP:]) / 1e6, "(budget p99 2 ms)")
     every = [{symbol: tape[symbol].slice(i, bars) for symbol in symbols} for i in range(20)]
     spent = interleave({f"{many} symbols at once": lambda i: model.predict_candles(every[i % 20])}, 60)
     for name, ms in spent.items():
         show(name, ms, "(budget 60 ms)")
+
+
+def from_candles_and_inputs(samples: int) -> None:
+    """Measure candles to probability, and a stream, of a model that reads two inputs besides."""
+    text = (CONFIGS / "features.yml").read_text("utf-8").replace("\nfeatures:\n", f"\n{INPUTS}")
+    feature_set = parse_registry(text.encode(), where="registry", interval="1m")
+    symbols = (LEADER, "ETHUSDT")
+    bundle = Bundle(grow(list(feature_set.names), 4), calibrator(), feature_set, symbols, ops_sha256())
+    model = model_from_bundle(bundle)
+    bars, moments = model.lookback_bars, min(samples, 400)
+    tape = {symbol: walk(i, bars + moments) for i, symbol in enumerate(symbols)}
+    rng = np.random.default_rng(5)
+    # A value is known at the close of each minute, and some seconds after each hour.
+    closes = tape[LEADER]["ts"].dt.epoch("ms").to_numpy() + STEP_MS
+    hours = np.arange(closes[0] - 9 * HOUR_MS, closes[-1], HOUR_MS)
+    flow = {symbol: rng.standard_normal(closes.size) for symbol in symbols}
+    funding = pl.DataFrame({"known_at": hours + 4_000, "value": rng.standard_normal(hours.size)})
+
+    def given(stop: int) -> dict[str, pl.DataFrame]:
+        """Return the values that candles up to a position read."""
+        kept = slice(max(0, stop - bars), stop)
+        tables = [
+            pl.DataFrame({"symbol": symbol, "known_at": closes[kept], "value": values[kept]})
+            for symbol, values in flow.items()
+        ]
+        return {"flow": pl.concat(tables), "funding": funding}
+
+    windows = [{symbol: tape[symbol].slice(i, bars) for symbol in symbols} for i in range(moments)]
+    inputs = [given(i + bars) for i in range(moments)]
+    name = "candles, 2 inputs -> p, symbol and leader"
+    spent = interleave(
+        {name: lambda i: model.predict_candles(windows[i % moments], inputs=inputs[i % moments])}, samples
+    )
+    print(f"with inputs: {len(feature_set.names)} features, lookback {bars} bars")
+    show(name, spent[name])
+    stream = model.stream(symbols)
+    stream.warm_up({symbol: tape[symbol].head(bars - 1) for symbol in symbols}, inputs=given(bars - 1))
+    rows = {symbol: tape[symbol].to_dicts() for symbol in symbols}
+    values_ns, pushes_ns = [], []
+    for i in range(bars - 1, bars + moments):
+        for symbol in symbols:
+            start = time.perf_counter_ns()
+            stream.push_input("flow", flow[symbol][i], known_at=int(closes[i]), symbol=symbol)
+            taken = time.perf_counter_ns()
+            stream.push(symbol, rows[symbol][i])
+            values_ns.append(taken - start)
+            pushes_ns.append(time.perf_counter_ns() - taken)
+    # Every second push is of the symbol with a leader.
+    show("stream.push, 2 inputs, with a leader", np.array(pushes_ns[2 * WARM_UP + 1 :: 2]) / 1e6)
+    show("stream.push_input", np.array(values_ns[2 * WARM_UP :]) / 1e6)
 
 
 def main() -> None:
@@ -229,6 +293,7 @@ def main() -> None:
     print(f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}")
     one_row(options.samples)
     from_candles(min(options.samples, 1_000), options.symbols)
+    from_candles_and_inputs(min(options.samples, 1_000))
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ predict_one(array)                         p50    0.0300  p95    0.0320  p99    
 candles -> p, a symbol and its leader      p50    3.0000  p95    3.2000  p99    3.5000  max    9.3000 ms  (budget)
 stream.push, a symbol with a leader        p50    1.0000  p95    1.2000  p99    2.4000  max    2.3000 ms  (budget)
 100 symbols at once                        p50   50.0000  p95   99.0000  p99  101.0000  max  103.0000 ms  (budget)
+candles, 2 inputs -> p, symbol and leader  p50    7.0000  p95    8.0000  p99    9.0000  max   10.0000 ms
+stream.push, 2 inputs, with a leader       p50    1.2000  p95    1.3000  p99    1.4000  max    2.0000 ms
 """,
     "guards": """
 whole training  210.0 s, 2 x 30 days, 20 trials
@@ -128,7 +130,7 @@ MET = {
     # The grid is fast enough, and takes too much memory.
     "backtest": [True, False],
     # The budget of the call also needs onnxruntime.
-    "serving": [None, True, True, False, True],
+    "serving": [None, True, True, False, True, None, None],
     # The budget is of more trials than were run.
     "guards": [None],
     "memory": [False],
@@ -180,7 +182,8 @@ def test_the_scripts_print_the_words_that_are_read():
         "pruning": ["mean regret ", " nats over ", " of the rounds", " features, "],
         "backtest": [" policies: mltrain ", "  ratios "],
         "serving": ["Booster.predict, 1 thread", '"the call"', "predict_one(array)", "symbols at once",
-                    "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", "onnxruntime"],
+                    "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", "onnxruntime",
+                    "candles, 2 inputs -> p, symbol and leader", "stream.push, 2 inputs, with a leader"],
         "guards": ["the guards cost ", "trials"],
         "memory": ["training of ", " symbols x ", " days: ", " workers: ", " peak ", "predicted "],
         "markets": ['"right"', *(f'"{kind}"' for kind, _, _ in benchmarks.MARKETS)],
