@@ -9,13 +9,14 @@ import sys
 
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.errors import InputError
 from mltrain.sources.http_client import MalformedError
-from mltrain.sources.klines import PAGE_CANDLES, merge_rows, plan_pages, read_page
+from mltrain.sources.klines import PAGE_CANDLES, _read_any, _read_plain, merge_rows, plan_pages, read_page
 from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.times import INTERVALS_MS, MINUTE_MS, TimeRange, format_ms, grid_offset_ms
 
@@ -74,6 +75,50 @@ def test_a_page_reads_as_json_module_does(page, spaced):
     assert frame["trades"].to_list() == [row[8] for row in rows]
     for name in NUMBERS:
         assert frame[name].to_list() == [float(row[FIELDS.index(name)]) for row in rows]
+
+
+plain_numbers = st.floats(0, 1e17, allow_nan=False).map("{:.8f}".format) | st.integers(0, 10**25).map(str)
+
+
+@st.composite
+def plain_pages(draw):
+    """Draw a page as Binance writes it, in which a few bytes may have been replaced."""
+    bare = st.integers(0, 2**60)
+    rows = []
+    for _ in range(draw(st.integers(1, 4))):
+        times = (draw(bare), draw(bare))
+        texts = [draw(plain_numbers) for _ in range(8)]
+        rows.append([times[0], *texts[:5], times[1], texts[5], draw(bare), *texts[6:], "0"])
+    body = bytearray(json.dumps(rows, separators=(",", ":")).encode())
+    for _ in range(draw(st.integers(0, 3))):
+        # Not by 0: a bare number with a leading zero is read, although it is not JSON.
+        body[draw(st.integers(0, len(body) - 1))] = draw(st.sampled_from(b'19.,"[]-e '))
+    return bytes(body)
+
+
+@settings(max_examples=300)
+@given(plain_pages())
+@example(b'[[1,"1","1","1","1","1",1,"1",1,"1","1","0"]]')
+@example(b'[[1,"1","1","1","1","1",1.5,"1",1,"1","1","0"]]')
+@example(b'[[1,"1","1","1","1","1",1.,"1",1,"1","1","0"]]')
+@example(b'[[1,"1","","1","1","1",1,"1",1,"1","1","0"]]')
+@example(b'[[1,"1",".","1","1","1",1,"1",1,"1","1","0"]]')
+@example(b'[[1,"1","1.","1",".1","1",1,"1",1,"1","1","0"]]')
+def test_the_fast_reader_reads_as_the_general_one_or_leaves_it_to_that(body):
+    """Of any page, every number is equal."""
+    plain = _read_plain(body)
+    if plain is not None:
+        assert_frame_equal(plain, _read_any(body, symbol="BTCUSDT", where="host"), check_exact=True)
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_a_page_of_binance_is_read_fast(rows):
+    """Pages as the exchange writes them are not left to the general reader."""
+    row = b'[1752753600000,"1.50000000","2","0.00000001","1.5","0",1752753659999,"0.00000000",0,"0","0","0"]'
+    page = _read_plain(b"[" + b",".join([row] * rows) + b"]")
+
+    assert page.height == rows
+    assert page.row(0) == (1752753600000, 1.5, 2.0, 1e-8, 1.5, 0.0, 1752753659999, 0.0, 0, 0.0, 0.0)
 
 
 @given(pages.filter(lambda page: page[1]), st.data())

@@ -11,8 +11,8 @@ from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, PRICES, TS_DTYPE, tim
 from mltrain.errors import InputError
 from mltrain.times import LAST_MS, floor_to_grid, format_ms, grid_offset_ms, interval_ms, interval_name
 
-# From this many rows on a query is faster than numpy: it uses both cores.
-_ROWS_FOR_QUERY: Final = 5_000
+# From about this many rows on, a query is faster than numpy, because it uses all cores.
+_ROWS_FOR_QUERY: Final = 150_000
 
 
 def check_candles(frame: pl.DataFrame, *, symbol: str, interval: str, where: str) -> pl.DataFrame:
@@ -45,7 +45,8 @@ def check_candles(frame: pl.DataFrame, *, symbol: str, interval: str, where: str
 def _is_valid(frame: pl.DataFrame, step_ms: int) -> bool:
     """Return whether `check_candles` would return a frame unchanged; False may also mean that it needs a cast.
 
-    These are the rules of `_list_rules` in numpy: for a few hundred rows they take 50 us, as a Polars query 2 ms.
+    These are the rules of `_list_rules` in numpy: a few hundred rows take 50 us, and 130,000 take 4 ms; as a Polars
+    query, 2 ms and 8 ms.
     """
     columns = frame.get_columns()
     if not frame.height or [(c.name, c.dtype) for c in columns] != list(CANDLE_SCHEMA.items()):

@@ -42,6 +42,10 @@ _FIELDS: Final = (
 )
 _TYPES: Final = {"ts": pl.Int64(), "close_time": pl.Int64(), "trades": pl.Int64()}
 _ROWS: Final = pl.List(pl.List(pl.String))
+# A row as Binance writes it, without digits and points: times and trades bare, the other numbers as text.
+_PLAIN_ROW: Final = b'[,"","","","","",,"",,"","",""]'
+# From here on, a whole number may not be exact as a float.
+_INEXACT_FROM: Final = 2**53
 _BLANKS: Final = r"[ \t\r\n]*"
 # Polars alone reads an empty text as an empty list, and 3 as [[3]].
 _LIST_OF_ROWS: Final = re.compile(rf"{_BLANKS}\[{_BLANKS}[\[\]]")
@@ -125,6 +129,48 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
         MalformedError: The body is not JSON, or not a list of rows.
         InputError: A row has another number of fields, a field that is not a number, or is of another interval.
     """
+    numbers = _read_plain(body)
+    if numbers is None:
+        numbers = _read_any(body, symbol=symbol, where=where)
+    if not numbers.height:
+        return Page(pl.DataFrame(schema=CANDLE_SCHEMA), np.empty(0, np.int64), OddRows())
+    ts_ms, closes_ms = (as_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
+    kept, odd = split_odd(ts_ms, closes_ms, symbol=symbol, interval=interval, where=where)
+    ts = pl.Series("ts", ts_ms).cast(TS_DTYPE)
+    frame = pl.DataFrame([ts, *(numbers[name] for name in CANDLE_SCHEMA if name != "ts")])
+    return Page(frame if kept.all() else frame.filter(kept), ts_ms, odd)
+
+
+def _read_plain(body: bytes) -> pl.DataFrame | None:
+    """Return the numbers of a page that is written as Binance writes it; None for any other text.
+
+    The result is that of `_read_any`, in half the time: one cast reads all numbers of the page. A bare number may have
+    leading zeros, which JSON forbids.
+    """
+    marks = body.translate(None, b"0123456789")
+    # A bare number with a point is no whole number; the layout below is that of marks without points.
+    if marks.count(b".") != marks.count(b'"."'):
+        return None
+    marks = marks.translate(None, b".")
+    rows = len(marks) // (len(_PLAIN_ROW) + 1)
+    if not rows or marks != b"[" + b",".join([_PLAIN_ROW] * rows) + b"]":
+        return None
+    text = pl.DataFrame([pl.Series("text", [body.translate(None, b'[]"').decode("ascii")])])
+    values = text.select_seq(pl.col("text").str.split(",").explode().cast(pl.Float64, strict=False)).to_series()
+    if values.null_count():
+        return None
+    # One row for each field, so that each is contiguous.
+    fields = np.ascontiguousarray(values.to_numpy().reshape(rows, len(_FIELDS)).T)
+    if fields.max() >= _INEXACT_FROM:
+        return None
+    columns = zip(_FIELDS[:-1], fields[:-1], strict=True)
+    return pl.DataFrame(
+        [pl.Series(name, column.astype(np.int64) if name in _TYPES else column) for name, column in columns]
+    )
+
+
+def _read_any(body: bytes, *, symbol: str, where: str) -> pl.DataFrame:
+    """Return the numbers of a page, or raise an error, as `read_page` says; `symbol` and `where` are for messages."""
     try:
         text = body.decode()
         rows = pl.Series([text]).str.json_decode(_ROWS).explode(empty_as_null=False)
@@ -132,18 +178,12 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
         raise MalformedError("the answer is not a JSON list of candles") from err
     if _LIST_OF_ROWS.match(text) is None or rows.null_count():
         raise MalformedError("the answer is not a list of rows")
-    if rows.is_empty():
-        return Page(pl.DataFrame(schema=CANDLE_SCHEMA), np.empty(0, np.int64), OddRows())
     _check_field_counts(rows, symbol, where)
     texts = rows.list.to_struct(fields=_FIELDS).struct.unnest()
     numbers = texts.select(pl.col(name).cast(_TYPES.get(name, pl.Float64()), strict=False) for name in _FIELDS[:-1])
     if any(column.null_count() for column in numbers):
         raise _not_a_number(texts, numbers, symbol, where)
-    ts_ms, closes_ms = (as_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
-    kept, odd = split_odd(ts_ms, closes_ms, symbol=symbol, interval=interval, where=where)
-    ts = pl.Series("ts", ts_ms).cast(TS_DTYPE)
-    frame = pl.DataFrame([ts, *(numbers[name] for name in CANDLE_SCHEMA if name != "ts")])
-    return Page(frame if kept.all() else frame.filter(kept), ts_ms, odd)
+    return numbers
 
 
 def split_odd(
