@@ -64,7 +64,7 @@ LIGHT = (
     "api",
     "cli",
 )
-LEARNERS = {"lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpx", "matplotlib", "jinja2"}
+LEARNERS = {"lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpcore", "httpx", "matplotlib", "jinja2"}
 HEAVY = {"numpy", "polars", "pyarrow", *LEARNERS}
 # The packages whose `__init__` may hand out names of other modules; the last two for users of an earlier release.
 LAZY = {"__init__.py", "candles/__init__.py", "features/ops/__init__.py"}

@@ -16,8 +16,8 @@ import zlib
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, TypeVar
+from urllib.parse import urlencode, urlsplit
 
 from mltrain._version import __version__
 from mltrain.errors import SourceError, UsageError
@@ -32,17 +32,19 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    import httpx
+    import httpcore
 
     from mltrain.sources.network_rules import NetworkRules
     from mltrain.sources.throttle import Throttle
 
 T = TypeVar("T")
+_Connection: TypeAlias = "httpcore.AsyncHTTPConnection | httpcore.AsyncHTTPProxy"
 
 MAX_RETRIES: Final = 5
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 8.0
-_CHUNK_BYTES: Final = 1 << 16
+# An idle connection is used again for this long: servers close theirs after a while.
+_KEEP_ALIVE_S: Final = 5.0
 _OK: Final = 200
 _STOP_STATUSES: Final = (418, 429)
 # Of an answer with an error status: firewalls send whole pages.
@@ -189,57 +191,93 @@ class HttpClient:
         self._clock = host_clock.clock
         self._rng = rng
         # None while the client is closed.
-        self._verify: ssl.SSLContext | bool | None = None
-        self._idle: list[httpx.AsyncClient] = []
+        self._address: httpcore.URL | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._idle: list[_Connection] = []
         self._slots = asyncio.Semaphore(rules.connections)
 
     async def __aenter__(self) -> Self:
         """Open the client; no connection is made yet."""
+        import httpcore
         import httpx
 
         try:
-            httpx.URL(self.base_url).host  # noqa: B018 -- parses it, and so finds a wrong "xn--"
+            # Also encodes the host's name, and finds a wrong "xn--".
+            url = httpx.URL(self.base_url)
+            host = url.raw_host
         except (httpx.InvalidURL, UnicodeError) as err:
             raise UsageError(f"{show(self.base_url)} cannot be the address of an exchange: {err}") from err
-        self._verify = not self.base_url.startswith("http://") and ssl_context(self._rules.ca_file)
+        self._address = httpcore.URL(scheme=url.raw_scheme, host=host, port=url.port, target=url.raw_path.rstrip(b"/"))
+        self._headers = [
+            (b"Host", url.netloc),
+            (b"Accept", b"*/*"),
+            (b"Connection", b"keep-alive"),
+            (b"User-Agent", f"mltrain/{__version__}".encode()),
+            (b"Accept-Encoding", b"gzip"),
+        ]
+        self._tls = ssl_context(self._rules.ca_file) if url.scheme == "https" else None
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close every connection."""
-        self._verify = None
+        self._address = None
         while self._idle:
             await self._idle.pop().aclose()
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Lend an httpx client with a single connection.
+    async def _open(self, target: bytes) -> AsyncIterator[httpcore.Response]:
+        """Send a GET request for a target, a path with its query, over an idle connection or a new one.
 
-        A pool of sixteen connections checks all sixteen for every request, which costs more than parsing a page.
+        The connections are those of httpcore, without the client of httpx and its pool: these handle redirects, cookies
+        and authentication, of which none is used, and take longer for a page than parsing it.
         """
-        assert self._verify is not None, "open the client by `async with`"  # noqa: S101 -- a bug of the caller
-        client = self._idle.pop() if self._idle else self._connect(self._verify)
-        try:
-            yield client
-        finally:
-            self._idle.append(client)
+        import httpcore
 
-    def _connect(self, verify: ssl.SSLContext | bool) -> httpx.AsyncClient:  # noqa: FBT001 -- the type of httpx
-        """Return an httpx client with one connection, whose settings come from the rules alone."""
+        address = self._address
+        assert address is not None, "open the client by `async with`"  # noqa: S101 -- a bug of the caller
+        connection = await self._find_idle() or self._connect(address)
+        url = httpcore.URL(scheme=address.scheme, host=address.host, port=address.port, target=address.target + target)
+        try:
+            async with connection.stream("GET", url, headers=self._headers) as response:
+                yield response
+        finally:
+            # Also after an error: a connection that cannot be used again says so.
+            self._idle.append(connection)
+
+    async def _find_idle(self) -> _Connection | None:
+        """Return an idle connection that the host has not closed, if there is one; close the others."""
+        import httpcore
+
+        while self._idle:
+            connection = self._idle.pop()
+            if isinstance(connection, httpcore.AsyncHTTPProxy):
+                # Has one connection, which it opens again by itself.
+                return connection
+            if not connection.is_closed() and not connection.has_expired():
+                return connection
+            await connection.aclose()
+        return None
+
+    def _connect(self, address: httpcore.URL) -> _Connection:
+        """Return a new connection to the host, whose settings come from the rules alone."""
+        import httpcore
         import httpx
 
         is_local = is_loopback(urlsplit(self.base_url).hostname or "")
-        # trust_env=False: no proxy, .netrc or SSL_CERT_FILE of the environment.
-        return httpx.AsyncClient(
-            base_url=self.base_url,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=self._rules.deadline_s,
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-            proxy=None if is_local else self._rules.proxy,
-            verify=verify,
-            headers={"User-Agent": f"mltrain/{__version__}", "Accept-Encoding": "gzip"},
+        if is_local or self._rules.proxy is None:
+            return httpcore.AsyncHTTPConnection(address.origin, self._tls, keepalive_expiry=_KEEP_ALIVE_S)
+        proxy = httpx.Proxy(self._rules.proxy)
+        return httpcore.AsyncHTTPProxy(
+            httpcore.URL(
+                scheme=proxy.url.raw_scheme, host=proxy.url.raw_host, port=proxy.url.port, target=proxy.url.raw_path
+            ),
+            proxy_auth=proxy.raw_auth,
+            ssl_context=self._tls,
+            max_connections=1,
+            keepalive_expiry=_KEEP_ALIVE_S,
         )
 
     async def get(self, query: Query, parse: Callable[[Answer], T], *, accept: tuple[int, ...] = ()) -> T:
@@ -311,38 +349,38 @@ class HttpClient:
             MalformedError: No whole answer came in time.
             SourceError: The host's certificate cannot be trusted.
         """
-        import httpx
+        import httpcore
 
         self._traffic.requests[query.symbol] += 1
+        target = query.path + (f"?{urlencode(query.params)}" if query.params else "")
         try:
-            async with (
-                asyncio.timeout(self._rules.deadline_s),
-                self._connection() as client,
-                client.stream("GET", query.path, params=query.params) as response,
-            ):
-                is_ok = response.status_code == _OK
-                body = await (self._read(response, query.max_bytes) if is_ok else self._read_error(response))
-                return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
-        except (TimeoutError, httpx.TimeoutException) as err:
+            async with asyncio.timeout(self._rules.deadline_s), self._open(target.encode()) as response:
+                headers = _read_headers(response)
+                if response.status == _OK:
+                    body = await self._read(response, headers, query.max_bytes)
+                else:
+                    body = await self._read_error(response, headers)
+                return Answer(response.status, headers, body)
+        except (TimeoutError, httpcore.TimeoutException) as err:
             raise MalformedError(f"no whole answer within {self._rules.deadline_s:g} s") from err
-        except httpx.TransportError as err:
+        except _transport_errors() as err:
             reason = str(err) or type(err).__name__
             if "CERTIFICATE_VERIFY_FAILED" in reason:
                 raise SourceError(
                     f"{self.host}: its certificate cannot be trusted: {show(reason)}",
                     hint="there is no way around the check; is the clock right, and no proxy in between?",
                 ) from err
-            what = _NO_CONNECTION if isinstance(err, httpx.ConnectError) else "the connection broke"
+            what = _NO_CONNECTION if isinstance(err, httpcore.ConnectError) else "the connection broke"
             raise MalformedError(f"{what}: {reason[:_MAX_SHOWN_CHARACTERS]}") from err
 
-    async def _read(self, response: httpx.Response, max_bytes: int) -> bytes:
+    async def _read(self, response: httpcore.Response, headers: Mapping[str, str], max_bytes: int) -> bytes:
         """Return the unpacked body, of at most `max_bytes` both packed and unpacked."""
-        packing = response.headers.get("content-encoding", "identity").lower()
+        packing = headers.get("content-encoding", "identity").lower()
         if packing not in {"identity", "gzip"}:
             raise MalformedError(f"the answer is packed by {show(packing)}, which was not asked for")
         unpacker = zlib.decompressobj(wbits=31) if packing == "gzip" else None
         parts, left_bytes, received_bytes = [], max_bytes, 0
-        async for chunk in response.aiter_raw(_CHUNK_BYTES):
+        async for chunk in response.aiter_stream():
             received_bytes += len(chunk)
             try:
                 part = chunk if unpacker is None else unpacker.decompress(chunk, left_bytes + 1)
@@ -357,15 +395,13 @@ class HttpClient:
             raise MalformedError("the packed answer is cut short")
         return b"".join(parts)
 
-    async def _read_error(self, response: httpx.Response) -> bytes:
+    async def _read_error(self, response: httpcore.Response, headers: Mapping[str, str]) -> bytes:
         """Return the body of an answer with an error status; empty if it cannot be read, as the status is enough."""
-        import httpx
-
         # The other workers must stop now, not when the last byte of this page has come.
-        if response.status_code in _STOP_STATUSES:
+        if response.status in _STOP_STATUSES:
             return b""
-        with suppress(MalformedError, httpx.TransportError):
-            return await self._read(response, _MAX_ERROR_BYTES)
+        with suppress(MalformedError, *_transport_errors()):
+            return await self._read(response, headers, _MAX_ERROR_BYTES)
         return b""
 
     def _refusal(self, answer: Answer, query: Query) -> SourceError:
@@ -389,6 +425,22 @@ class HttpClient:
         if self._rules.proxy_unused:
             return "the environment names a proxy, which is not used unless you pass --use-env-proxy"
         return "is this machine online? another host is named by --base-url; what came is kept"
+
+
+def _read_headers(response: httpcore.Response) -> dict[str, str]:
+    """Return the headers of an answer by lower-case name; the values of a repeated one are joined by commas."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of httpcore that a connection may cause; those of its timeouts aside."""
+    import httpcore
+
+    return httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, httpcore.UnsupportedProtocol
 
 
 def retry_pause_s(attempt: int, rng: random.Random) -> float:
