@@ -129,6 +129,13 @@ class TestWrite:
 
         assert tree(tmp_path) == {"f": b"two"}
 
+    def test_any_number_of_files_is_written(self, tmp_path):
+        """More than are open at a time; each has its own bytes."""
+        files = {f"f{i}": b"%d" % i for i in range(150)}
+        writing.atomic_write_all(tmp_path, files)
+
+        assert tree(tmp_path) == files
+
     def test_atomic_write_replaces_a_link_and_not_its_target(self, tmp_path):
         """The target of a link is never written."""
         (tmp_path / "target").write_bytes(b"keep")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError
 from mltrain.storage.descriptors import CHUNK_BYTES, CREATE, opened_for_update, real_path, sync_folder
@@ -16,6 +17,12 @@ from mltrain.storage.temps import discard, new_temp_path
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+# Files that are open at a time, far below the usual limit of 256 or 1024.
+_MAX_OPEN_FILES: Final = 64
+# Files that are flushed at a time: the disk then flushes them together. While other programs flush too, that of 32
+# files took 12 ms instead of 128.
+_MAX_FLUSHES: Final = 4
+
 
 def write_new(path: Path, data: bytes) -> None:
     """Create a file with `data` and flush it to the disk, but not the folder's entry for it.
@@ -24,21 +31,16 @@ def write_new(path: Path, data: bytes) -> None:
         MachineError: The file exists or cannot be written. No part of a new file is left.
     """
     with disk_errors(path, "write"):
-        _create(path, data)
-
-
-def _create(path: Path, data: bytes) -> None:
-    """Create a file with `data` and flush it to the disk; after an error, usually an OSError, no part of it is left."""
-    fd = os.open(path, CREATE, 0o666)
-    try:
+        fd = os.open(path, CREATE, 0o666)
         try:
-            _write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except BaseException:
-        discard(path)
-        raise
+            try:
+                _write_all(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except BaseException:
+            discard(path)
+            raise
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -51,6 +53,32 @@ def _write_all(fd: int, data: bytes) -> None:
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that any reader finds the old bytes or the new ones, even after a crash or an error."""
     atomic_write_all(path.parent, {path.name: data})
+
+
+def _create_all(files: Mapping[Path, tuple[Path, bytes]]) -> None:
+    """Create temporary files and flush them to the disk; after an error, usually a MachineError, some may be left.
+
+    `files` gives the temporary path and the content by the path that messages name.
+    """
+    fds = {}
+    with ExitStack() as opened:
+        for path, (temp, data) in files.items():
+            with disk_errors(path, "write"):
+                fds[path] = os.open(temp, CREATE, 0o666)
+                opened.callback(os.close, fds[path])
+                _write_all(fds[path], data)
+
+        def flush(path: Path) -> None:
+            with disk_errors(path, "write"):
+                os.fsync(fds[path])
+
+        if len(fds) == 1:
+            flush(*fds)
+        else:
+            with ThreadPoolExecutor(_MAX_FLUSHES) as threads:
+                # The first error cancels the flushes that have not begun.
+                for _ in threads.map(flush, fds):
+                    pass
 
 
 def write_outputs(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -79,10 +107,10 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
     They are replaced in the order given; after a crash or an error the first ones may be new and the others old.
     """
     temps = {folder / name: new_temp_path(folder / name) for name in files}
+    paths = list(temps)
     try:
-        for path, temp in temps.items():
-            with disk_errors(path, "write"):
-                _create(temp, files[path.name])
+        for start in range(0, len(paths), _MAX_OPEN_FILES):
+            _create_all({path: (temps[path], files[path.name]) for path in paths[start : start + _MAX_OPEN_FILES]})
         for path, temp in temps.items():
             with disk_errors(path, "write"):
                 temp.replace(path)
