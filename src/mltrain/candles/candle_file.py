@@ -6,7 +6,6 @@ reader accepts exactly the columns, types and number of rows that were written.
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -73,6 +72,7 @@ def encode_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
         frame: Candles of one symbol, at least one, as `check_candles` returns them.
         step_ms: Length of the interval.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     table, ts_ms = frame.to_arrow(), times_ms(frame)
@@ -80,14 +80,15 @@ def encode_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
     block_ms = max(-(-days // _MAX_BLOCKS), _MIN_BLOCK_ROWS * step_ms // DAY_MS, 1) * DAY_MS
     block_numbers = ts_ms // block_ms
     starts = np.flatnonzero(np.diff(block_numbers, prepend=block_numbers[0] - 1)).tolist()
-    sink = io.BytesIO()
+    # Not a Python file, whose every write waits for the interpreter's lock while other threads run.
+    sink = pa.BufferOutputStream(pa.system_memory_pool())
     offsets = [FIRST_OFFSET]
     writer: Any
     with pq.ParquetWriter(sink, table.schema, **parquet_options()) as writer:
         for start, stop in zip(starts, [*starts[1:], frame.height], strict=True):
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
             offsets.append(sink.tell())
-    data = sink.getvalue()
+    data = sink.getvalue().to_pybytes()
     blocks = [
         Block(from_ms=day_ms, to_ms=day_ms + block_ms, end=end, digest=_block_digest(data, begin, end))
         for day_ms, (begin, end) in zip((block_numbers[starts] * block_ms).tolist(), pairwise(offsets), strict=True)
