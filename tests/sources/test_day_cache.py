@@ -954,3 +954,22 @@ def test_odd_rows_of_a_long_file_are_counted_once(tmp_path):
     found, damage = days.find(start_ms)
     assert damage == ""
     assert (found.left_out, found.closed_early, found.days, found.rows) == (2, 1, 30, 720)
+
+
+@pytest.mark.parametrize("kept_rows", [0, 30, 1000])
+def test_days_in_memory_and_days_read_from_the_cache_are_the_same(tmp_path, kept_rows):
+    """With room for no day, one of three or all of them."""
+    days = SymbolDays(tmp_path / "cache", "sim", "BTCUSDT", "1h")
+    window = TimeRange(DAY - 3 * DAY_MS, DAY)
+    download = SymbolDownload(days, window, host="here", clock_ms=CLOCK_MS, kept_rows=kept_rows)
+    download.plan(refresh=False)
+    expected = SimSource(seed=3, interval="1h").candles("BTCUSDT", window)
+    for pending in list(download.pending.values()):
+        pending.open_requests = 1
+        times = expected["ts"].dt.timestamp("ms")
+        download.add_rows(pending, expected.filter(times.is_between(pending.day_ms, pending.until_ms - 1)), {})
+    download.write(download.finished)
+    download.finished.clear()
+
+    assert len(download._kept) == min(kept_rows // 24, 3)
+    assert download.read_candles().frame.equals(expected)

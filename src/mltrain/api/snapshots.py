@@ -606,12 +606,6 @@ def _load_inputs(
     features: Registered | None, folder: PathText | None, *, ops: str | None, market: str | None
 ) -> tuple[LoadedInput, ...]:
     """Read the files of the inputs that a registry declares; the arguments are those of `snapshot`."""
-    from mltrain.features.registry import open_registry
-    from mltrain.features.user_ops import import_user_ops
-    from mltrain.snapshots.snapshot_record import FUNDING_FILE
-    from mltrain.snapshots.stored_inputs import load_inputs
-    from mltrain.sources.markets import USDM
-
     if features is None:
         if folder is not None or ops is not None:
             option = "--inputs" if folder is not None else "--ops"
@@ -620,6 +614,13 @@ def _load_inputs(
                 hint="name it, such as --features my.yml",
             )
         return ()
+
+    from mltrain.features.registry import open_registry
+    from mltrain.features.user_ops import import_user_ops
+    from mltrain.snapshots.snapshot_record import FUNDING_FILE
+    from mltrain.snapshots.stored_inputs import load_inputs
+    from mltrain.sources.markets import USDM
+
     if ops is not None:
         import_user_ops(ops)
     source = Path(features) if isinstance(features, str | os.PathLike) else features

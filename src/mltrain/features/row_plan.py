@@ -216,14 +216,15 @@ def _list_reads(formula: Formula, rows: Rows) -> Iterator[tuple[Formula, Rows]]:
 def _sort(formulas: Sequence[Formula]) -> list[Formula]:
     """Return all formulas that some are made of, each after those that it reads."""
     order: dict[Formula, None] = {}
-    # A list instead of recursion, because a formula may have thousands of steps.
-    stack = [*reversed(formulas)]
-    while stack:
-        missing = [read for read, _ in _list_reads(stack[-1], _NEWEST) if read not in order]
-        if missing:
-            stack += reversed(missing)
-        else:
-            order[stack.pop()] = None
+
+    def visit(formula: Formula) -> None:
+        if formula not in order:
+            for read, _ in _list_reads(formula, _NEWEST):
+                visit(read)
+            order[formula] = None
+
+    for formula in formulas:
+        visit(formula)
     return list(order)
 
 

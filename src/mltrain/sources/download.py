@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Days written with one sync of their folder.
 _BATCH_DAYS: Final = 32
+# Written candles that stay in memory, of all symbols together: 32 MB.
+_KEPT_ROWS: Final = 400_000
 
 
 class Pages(Protocol):
@@ -122,6 +124,7 @@ def download_days(
                 window,
                 host=job.host,
                 clock_ms=job.clock_ms,
+                kept_rows=_KEPT_ROWS // len(symbols),
             )
             for symbol in symbols
         }

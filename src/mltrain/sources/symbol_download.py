@@ -82,9 +82,10 @@ class SymbolDownload:
         window: Open times that are wanted.
         host: Name of the exchange, for messages.
         clock_ms: Time of the exchange, ms UTC.
+        kept_rows: Number of written candles that stay in memory, so that they need not be read from the cache.
     """
 
-    def __init__(self, days: SymbolDays, window: TimeRange, *, host: str, clock_ms: int) -> None:
+    def __init__(self, days: SymbolDays, window: TimeRange, *, host: str, clock_ms: int, kept_rows: int = 0) -> None:
         self.symbol = days.symbol
         self.pending: dict[int, PendingDay] = {}
         self.finished: list[PendingDay] = []
@@ -101,6 +102,9 @@ class SymbolDownload:
         self._day_length_ms = days.unit_days * DAY_MS
         # Days in the cache, by midnight, ms UTC.
         self._ready: dict[int, CachedDay] = {}
+        # Candles of some of them, by the hash of the day's file, and how many more may be kept.
+        self._kept: dict[str, pl.DataFrame] = {}
+        self._kept_rows_left = kept_rows
         # Rows outside the page that was requested.
         self._unrequested: list[pl.DataFrame] = []
         # Days whose gaps are requested a second time; None until that is planned.
@@ -177,12 +181,12 @@ class SymbolDownload:
         finished = sorted(finished, key=lambda day: day.day_ms)
         frames = []
         for day in finished:
-            frames += [self._days.read(day.beginning), *day.frames] if day.beginning is not None else day.frames
+            frames += [self._read(day.beginning), *day.frames] if day.beginning is not None else day.frames
         merged = self._check(self._merge(frames))
         new_days: list[tuple[CachedDay, pl.DataFrame]] = []
         notes: list[str] = []
         for day in finished:
-            candles = _slice(merged, day.day_ms, day.until_ms)
+            candles = _slice(merged, day.day_ms, day.until_ms).rechunk()
             new = CachedDay(
                 day.day_ms,
                 day.until_ms,
@@ -195,15 +199,24 @@ class SymbolDownload:
             )
             new_days.append((new, candles))
             notes += self._describe_change(day.replaced, new, candles)
-        self._ready |= {day.day_ms: day for day in self._days.write(new_days)}
+        for written, (_, candles) in zip(self._days.write(new_days), new_days, strict=True):
+            self._ready[written.day_ms] = written
+            if candles.height <= self._kept_rows_left:
+                self._kept_rows_left -= candles.height
+                self._kept[written.sha256] = candles
         return notes
+
+    def _read(self, day: CachedDay) -> pl.DataFrame:
+        """Return the candles of a day in the cache."""
+        kept = self._kept.get(day.sha256)
+        return self._days.read(day) if kept is None else kept
 
     def _describe_change(self, old: CachedDay | None, new: CachedDay, candles: pl.DataFrame) -> Iterator[str]:
         """Yield a note if the candles of a new day differ from the old ones, where the old day has any."""
         if old is None:
             return
         end_ms = min(old.until_ms, new.until_ms)
-        diff = compare_frames(_slice(self._days.read(old), old.day_ms, end_ms), _slice(candles, old.day_ms, end_ms))
+        diff = compare_frames(_slice(self._read(old), old.day_ms, end_ms), _slice(candles, old.day_ms, end_ms))
         if not diff.is_empty:
             yield (
                 f"{self.symbol} {day_name(old.day_ms)}: the exchange changed its history since "
@@ -222,7 +235,7 @@ class SymbolDownload:
         for day in self._ready_days():
             if day.gaps_rechecked:
                 continue
-            ts_ms = times_ms(self._days.read(day))
+            ts_ms = times_ms(self._read(day))
             gaps = find_gaps(ts_ms, self._step_ms, start_ms=day.day_ms, end_ms=day.until_ms)
             if gaps:
                 self._rechecked.append(day)
@@ -242,7 +255,7 @@ class SymbolDownload:
         late_rows = self._merge(self.late_rows)
         filled, unchanged, notes = [], [], []
         for day in self._rechecked:
-            old = self._days.read(day)
+            old = self._read(day)
             new = self._merge([old, _slice(late_rows, day.day_ms, day.until_ms)])
             if new.height == old.height:
                 unchanged.append(day)
@@ -271,15 +284,15 @@ class SymbolDownload:
             )
 
     def read_candles(self) -> SymbolCandles:
-        """Return the candles inside the window, read from the cache, once the download has ended.
+        """Return the candles inside the window, once the download has ended.
 
         Raises:
-            InputError: The cache was changed after it was written, or an unrequested row contradicts a candle.
+            InputError: A day in the cache was changed after it was written, or an unrequested row contradicts a candle.
         """
         if self.pending or self.finished:
             raise RuntimeError(f"{self.symbol}: days of the download are missing")
         days, window = self._ready_days(), self._window
-        frame = _slice(pl.concat([self._days.read(day) for day in days]), window.start_ms, window.end_ms)
+        frame = _slice(pl.concat([self._read(day) for day in days]), window.start_ms, window.end_ms)
         # Merged to be compared only.
         for rows in self._unrequested:
             self._merge([frame, rows.join(frame, on="ts", how="semi")])
