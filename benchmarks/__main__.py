@@ -11,8 +11,8 @@ Each benchmark is a script of this folder, run as a separate process; its main f
 table gives the reason for a figure that could not be measured. Ratios compare alternating runs on one machine. The exit
 code is 1 if a budget is exceeded or a benchmark failed, otherwise 0; with --quick only failures count.
 
-Libraries to compare with are in other environments, whose interpreters are given by `--flaml-python` (takes some
-hours more), `--qlib-python` and `--vectorbt-python`; docs/benchmarks.md says how to make them.
+Libraries to compare with are in other environments, whose interpreters are given by `--flaml-python` (takes an
+hour or two more), `--qlib-python` and `--vectorbt-python`; docs/benchmarks.md says how to make them.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ interpreter:
     python benchmarks/search.py --symbols BTCUSDT BTCUSDT,ETHUSDT --seeds 1 2 3 --trials 200 --only-search \
         --flaml-python PEERS/bin/python
 
-At 200 trials this takes hours. With `--results`, what the tuners found with a seed is one line of that file, and is not
-searched again, so that an interrupted benchmark continues.
+At 200 trials this takes an hour or two. With `--results`, what the tuners found with a seed is one line of that file,
+and is not searched again, so that an interrupted benchmark continues.
 
 All losses are compared by one measure. Those that the tuners report are not: each is the best of many, by chance too;
 the plain loop stops each fold on the rows that it is scored on; FLAML treats the number of rounds as one more

@@ -43,8 +43,8 @@ ELSEWHERE = {
 # What the blocks of a page begin with, by its `page` mark. `real candles` is for tools/follow.py and its own test.
 FOLDERS = {"trained", "empty", "real candles"}
 GENERATED = "docs/json.md"
-# Options of podman and of the chaos run.
-OTHER_OPTIONS = {"--cpus", "--figure"}
+# Options of podman, of the chaos run and of the benchmarks.
+OTHER_OPTIONS = {"--cpus", "--figure", "--quick", "--results", "--write"}
 
 
 def name_of(page):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import operator
+import pickle
+
 import numpy as np
 import polars as pl
 import pytest
@@ -161,6 +166,13 @@ def test_expressions_at_random(expr, seed):
         col("close").cast(pl.Float32),
         col("close").clip(pl.col("open")),
         where(pl.col("open") > 0, col("close"), 0.0),
+        (col("close") > 0) + (col("open") > 0),
+        (col("close") > 0) & True,
+        where(col("close") > 0, col("open") > 0, col("close") < 1),
+        maximum(1.0, 2.0),
+        open_times_ms() * 5_000,
+        open_times_ms() % 0,
+        open_times_ms() & 1,
         windows.window_sum(pl.col("close"), 3),
         windows.window_ratio(col("close"), pl.col("open"), 3),
     ],
@@ -170,6 +182,53 @@ def test_what_has_no_formula_is_a_plain_expression(expr):
     """It has Polars' result, which `pl.col` alone would have, too."""
     assert not isinstance(expr, NumpyExpr)
     assert isinstance(expr, pl.Expr)
+
+
+VALUES = (0.0, -0.0, 1.0, -1.0, 0.1, 0.3, 7.5, -2.5, 1e8, 1e300, 5e-324, 29.999999999999996, np.inf, -np.inf, np.nan)
+LITERALS = (0, 1, -1, 3, 0.0, -0.0, 0.1, 7.5, 1e300, 5e-324, np.inf)
+
+
+def _make_expressions():
+    """Return expressions of two columns, and of numbers, with every operator and function that has a formula."""
+    first, second = col("close"), col("open")
+    functions = [operator.add, operator.sub, operator.mul, operator.truediv, operator.mod]
+    functions += [operator.gt, operator.lt, operator.eq, maximum, minimum]
+    functions += [
+        lambda a, b: a.clip(lower_bound=b),
+        lambda a, b: a.clip(upper_bound=b),
+        lambda a, b: where(a > b, a, b),
+    ]
+    exprs = [function(first, other) for function in functions for other in (second, *LITERALS)]
+    exprs += [function(number, first) for function in functions[:4] for number in LITERALS]
+    exprs += [first.abs(), first.sqrt(), first.log(), first.sin(), first.cos(), (first > 0) & (first < second)]
+    exprs += [where(first > 0, 1, 0) * -1, where(first > 0, 0.0, 1.0), where(first > 0, -0.0, 1.0)]
+    exprs += [windows.window_sum(first > second, 1), windows.window_run(open_times_ms(), 1)]
+    times = open_times_ms()
+    exprs += [times % 7, times - 60_000, (times + 5) % 7 == 3, times > 90_000, times / 7, times * 0.1]
+    return [expr.cast(pl.Float64) for expr in exprs]
+
+
+def test_every_operator_on_every_value():
+    """Also where a result is undefined or infinite, and where zeros have signs; formulas see no difference of types."""
+    first, second = np.array(list(itertools.product(VALUES, VALUES))).T
+    times = pl.Series(np.arange(first.size) * 60_000).cast(pl.Datetime("ms", "UTC"))
+    frame = pl.DataFrame({"ts": times, "close": first, "open": second})
+    for expr in _make_expressions():
+        found, expected = at_every_prefix(expr, frame, 1), in_polars(expr, frame)
+
+        assert np.array_equal(np.isnan(found), np.isnan(expected)), str(expr)
+        known = ~np.isnan(expected)
+        assert same_bits(found[known], expected[known]), str(expr)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda expr: pickle.loads(pickle.dumps(expr))])
+def test_a_copy_is_a_plain_expression(copied):
+    """It has no formula, and expressions of it have none either."""
+    made = copied(col("close") / col("open"))
+    frame = market("ordinary")
+
+    assert not isinstance(made * 2, NumpyExpr)
+    assert same_bits(in_polars(made * 2, frame), in_polars(col("close") / col("open") * 2, frame))
 
 
 def test_the_open_time_in_ms():

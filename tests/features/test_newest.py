@@ -7,8 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mltrain.errors import InputError
 from mltrain.features.computation import compute_features
 from mltrain.features.newest import NewestFeatures
+from mltrain.features.op import Window
+from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import load_registry
 from mltrain.features.spec import FeatureSpec
 from mltrain.sources.opening import open_source
@@ -79,3 +82,20 @@ def test_other_symbols_change_nothing_where_their_times_join(feature_set, candle
 
     assert np.isnan(found[1]).any()
     assert np.array_equal(found[1], table_row(feature_set, symbols[1], given), equal_nan=True)
+
+
+def test_a_column_that_only_polars_reads_must_not_be_empty(feature_set, candles, monkeypatch):
+    """A user op without a formula raises the error of the table, although the formulas have all that they read."""
+    monkeypatch.setitem(OPS, "paid", lambda: Window(pl.col("quote_volume") / pl.col("close"), 1))
+    monkeypatch.setitem(OPS, "led_paid", lambda: Window(pl.col("leader_quote_volume") / pl.col("leader_close"), 1))
+    symbol, leader = "ETHUSDT", "BTCUSDT"
+    base = [FeatureSpec("r", "log_return", {"bars": 3}), FeatureSpec("led", "leader_return", {"bars": 3}, leader)]
+    for lacking, own in ((symbol, FeatureSpec("own", "paid")), (leader, FeatureSpec("own", "led_paid", leader=leader))):
+        features = replace(feature_set, features=(*base, own), inputs=())
+        given = candles | {lacking: candles[lacking].with_columns(quote_volume=pl.lit(None, pl.Float64))}
+
+        with pytest.raises(InputError, match=f"{lacking} lacks quote_volume, for own") as expected:
+            compute_features(features, symbol, given)
+        with pytest.raises(InputError) as found:
+            NewestFeatures(features).compute([symbol], given)
+        assert found.value.message == expected.value.message

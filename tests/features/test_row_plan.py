@@ -79,3 +79,12 @@ def test_only_the_rows_that_are_read_are_needed():
     plan = RowPlan([col("a").shift(4).formula, windows.window_max(col("b"), 6).formula, col("c").formula])
 
     assert plan.rows == {"a": 5, "b": 6, "c": 1}
+
+
+def test_a_formula_of_thousands_of_steps(values):
+    """It may be deeper than Python's stack."""
+    expr, expected = col("x"), values[:, -1]
+    for _ in range(2_000):
+        expr, expected = expr * 1.001 + col("x"), expected * 1.001 + values[:, -1]
+
+    assert RowPlan([expr.formula]).compute({"x": values})[:, 0].tobytes() == expected.tobytes()

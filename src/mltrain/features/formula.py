@@ -15,11 +15,14 @@ import math
 import operator
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from mltrain.features.op import LEADER_PREFIX
+from mltrain.times import LAST_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,13 +131,19 @@ column = lru_cache(maxsize=_MAX_FORMULAS)(Column)
 shift = lru_cache(maxsize=_MAX_FORMULAS)(Shifted)
 fold = lru_cache(maxsize=_MAX_FORMULAS)(Folded)
 run_kernel = lru_cache(maxsize=_MAX_FORMULAS)(Windowed)
-_apply = lru_cache(maxsize=_MAX_FORMULAS)(Applied)
 _merge = lru_cache(maxsize=_MAX_FORMULAS)(Merged)
+
+
+@lru_cache(maxsize=_MAX_FORMULAS)
+def _apply(function: Callable[..., Any], inputs: tuple[Operand, ...], _signs: tuple[float, ...]) -> Applied:
+    return Applied(function, inputs)
 
 
 def apply(function: Callable[..., Any], *inputs: Operand) -> Formula:
     """Return the formula of a function of values of the same row, formulas or numbers."""
-    return _apply(function, tuple(value if isinstance(value, Formula) else float(value) for value in inputs))
+    operands = tuple(value if isinstance(value, Formula) else float(value) for value in inputs)
+    # Without the signs, the cache would take -0.0 for 0.0.
+    return _apply(function, operands, tuple(math.copysign(1, x) for x in operands if isinstance(x, float)))
 
 
 def merge_states(leaf: tuple[Formula, ...], bars: int, merge: Merge) -> tuple[Formula, ...]:
@@ -143,51 +152,199 @@ def merge_states(leaf: tuple[Formula, ...], bars: int, merge: Merge) -> tuple[Fo
     return tuple(apply(operator.itemgetter(part), merged) for part in range(len(leaf)))
 
 
-def _call_on_each(function: Callable[[float], float]) -> Callable[[Floats], Floats]:
-    """Return a function of Python's, which calls the C library as Polars does, for arrays; NumPy has other bits."""
+def _call_on_each(function: Callable[[float], float], undefined: np.ufunc) -> Callable[[Floats], Floats]:
+    """Return a function of Python's, which calls the C library as Polars does, for arrays; NumPy has other bits.
+
+    Where it is undefined, such as the logarithm of 0, Python raises ValueError, and the value is that of `undefined`.
+    """
+
+    def call_once(value: float) -> float:
+        try:
+            return function(value)
+        except ValueError:
+            return float(undefined(value))
 
     @wraps(function)
     def call(values: Floats) -> Floats:
-        return np.fromiter(map(function, values.ravel().tolist()), np.float64, values.size).reshape(values.shape)
+        numbers = values.ravel().tolist()
+        try:
+            found = np.fromiter(map(function, numbers), np.float64, values.size)
+        except ValueError:
+            found = np.fromiter(map(call_once, numbers), np.float64, values.size)
+        return found.reshape(values.shape)
 
     return call
+
+
+_log, _sin, _cos = (_call_on_each(*both) for both in ((math.log, np.log), (math.sin, np.sin), (math.cos, np.cos)))
 
 
 def _as_float(values: NDArray[Any]) -> Floats:
     return values.astype(np.float64)
 
 
-_log, _sin, _cos = (_call_on_each(function) for function in (math.log, math.sin, math.cos))
+# The functions below have the bits of Polars also for NaN, which is above all numbers and equals itself, and for -0.0.
+
+
+def _is_greater(first: Floats, second: Floats) -> NDArray[np.bool_]:
+    return ~np.less_equal(first, second) & ~np.isnan(second)
+
+
+def _is_above(values: Floats, number: float) -> NDArray[np.bool_]:
+    above: NDArray[np.bool_] = ~np.less_equal(values, number)
+    return above
+
+
+def _is_less(first: Floats, second: Floats) -> NDArray[np.bool_]:
+    return _is_greater(second, first)
+
+
+def _is_equal(first: Floats, second: Floats) -> NDArray[np.bool_]:
+    return np.equal(first, second) | (np.isnan(first) & np.isnan(second))
+
+
+def _raise_to(values: Floats, bound: Floats) -> Floats:
+    return np.where(values < bound, bound, values)
+
+
+def _lower_to(values: Floats, bound: Floats) -> Floats:
+    return np.where(values > bound, bound, values)
+
+
+def _larger(first: Floats, second: Floats) -> Floats:
+    return np.where((first > second) | np.isnan(second), first, second)
+
+
+def _smaller(first: Floats, second: Floats) -> Floats:
+    return np.where((first < second) | np.isnan(second), first, second)
+
+
+def _remainder(value: Floats, divisor: Floats) -> Floats:
+    return value - divisor * np.floor(value / divisor)
+
+
+def _remainder_of_number(value: Floats, divisor: float, reciprocal: float) -> Floats:
+    return value - divisor * np.floor(value * reciprocal)
+
+
+def _compare(value: Formula, other: Operand) -> Formula:
+    """Record whether a value is greater than another one; a number is never NaN, which saves two steps of four."""
+    return apply(_is_greater if isinstance(other, Formula) or math.isnan(other) else _is_above, value, other)
+
+
+def _add(value: Formula, summand: Operand) -> Formula:
+    return value if summand == 0 else apply(np.add, value, summand)
+
+
+def _subtract(value: Formula, subtrahend: Operand) -> Formula:
+    return value if subtrahend == 0 else apply(np.subtract, value, subtrahend)
+
+
+def _subtract_from(value: Formula, minuend: Operand) -> Formula:
+    return apply(np.negative, value) if minuend == 0 else apply(np.subtract, minuend, value)
 
 
 def _divide(value: Formula, divisor: Operand) -> Formula:
     """Divide; by a number as Polars does, which multiplies by its reciprocal."""
-    return apply(np.divide, value, divisor) if isinstance(divisor, Formula) else apply(np.multiply, value, 1 / divisor)
+    if isinstance(divisor, Formula):
+        return apply(np.divide, value, divisor)
+    return apply(np.multiply, value, _invert(divisor))
 
 
-def _recorded(name: str, record: Callable[..., Formula]) -> Any:  # noqa: ANN401 -- it stands for a Polars method
-    """Return a method of Polars' expressions that also records the formula, if its arguments are operands of one."""
+def _modulo(value: Formula, divisor: Operand) -> Formula:
+    if isinstance(divisor, Formula):
+        return apply(_remainder, value, divisor)
+    return apply(_remainder_of_number, value, divisor, _invert(divisor))
+
+
+def _invert(number: float) -> float:
+    return 1 / number if number else math.copysign(math.inf, number)
+
+
+def _recorded(
+    name: str,
+    record: Callable[..., Formula],
+    returns: Callable[[pl.Expr, Formula], pl.Expr],
+    accepts: Callable[[object], Operand | None] | None = None,
+) -> Any:  # noqa: ANN401 -- it stands for a Polars method
+    """Return a method of Polars' expressions that also records the formula, if its arguments are operands of one.
+
+    Args:
+        name: The method's name.
+        record: Returns the formula of the result from those of the expression and of the arguments.
+        returns: Adds the formula to the result.
+        accepts: Returns an argument as a formula or number; None if it has no formula. Default: `_operand`.
+    """
     method = getattr(pl.Expr, name)
 
     @wraps(method)
     def call(self: NumpyExpr, *args: Any, **kwargs: Any) -> pl.Expr:  # noqa: ANN401
         expr: pl.Expr = method(self, *args, **kwargs)
-        operands = [_operand(value) for value in args]
+        operands = [(accepts or _operand)(value) for value in args]
         is_recorded = not kwargs and len(args) == record.__code__.co_argcount - 1 and None not in operands
-        return with_formula(expr, record(self.formula, *operands)) if is_recorded else expr
+        return returns(expr, record(self.formula, *operands)) if is_recorded else expr
 
     return call
 
 
 def _operand(value: object) -> Operand | None:
-    """Return the formula of an expression, or a number; None if it has no formula."""
-    if isinstance(value, NumpyExpr):
-        return value.formula
+    """Return the formula of an expression of floats, or a number; None if it has no formula."""
+    return value.formula if isinstance(value, FloatExpr) else _number(value)
+
+
+def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def _integer(value: object) -> float | None:
+    # Sums of a time and a larger number may not be exact as floats.
+    return _number(value) if isinstance(value, int) and abs(value) <= LAST_MS else None
+
+
+def _positive_integer(value: object) -> float | None:
+    number = _integer(value)
+    return number if number is not None and number > 0 else None
+
+
+def _fraction(value: object) -> float | None:
+    return value if isinstance(value, float) else None
+
+
+def _condition(value: object) -> Formula | None:
+    return value.formula if isinstance(value, BooleanExpr) else None
+
+
+def float_formula(expr: pl.Expr) -> Formula | None:
+    """Return the formula of an expression, its values as floats; None if it has no formula."""
+    if isinstance(expr, FloatExpr):
+        return expr.formula
+    return apply(_as_float, expr.formula) if isinstance(expr, NumpyExpr) else None
+
+
+def with_formula(expr: pl.Expr, formula: Formula) -> FloatExpr:
+    """Return a Polars expression of type Float64 with its formula, which gives the same bits."""
+    return _with_formula(FloatExpr, expr, formula)
+
+
+def _with_integers(expr: pl.Expr, formula: Formula) -> IntegerExpr:
+    return _with_formula(IntegerExpr, expr, formula)
+
+
+def _with_booleans(expr: pl.Expr, formula: Formula) -> BooleanExpr:
+    return _with_formula(BooleanExpr, expr, formula)
+
+
+def _with_formula(kind: type[_Expr], expr: pl.Expr, formula: Formula) -> _Expr:
+    both = kind.__new__(kind)
+    both.__dict__.update(expr.__dict__)
+    both.formula = formula
+    return both
+
+
 class NumpyExpr(pl.Expr):
-    """A Polars expression that has a formula, too.
+    """A Polars expression that has a formula, too; a subclass for each type of values, because operators differ.
+
+    A copy, as `copy` and `pickle` make it, is a plain Polars expression.
 
     Attributes:
         formula: The same computation for NumPy.
@@ -195,25 +352,64 @@ class NumpyExpr(pl.Expr):
 
     formula: Formula
 
-    __add__ = _recorded("__add__", lambda a, b: apply(np.add, a, b))
-    __radd__ = _recorded("__radd__", lambda a, b: apply(np.add, b, a))
-    __sub__ = _recorded("__sub__", lambda a, b: apply(np.subtract, a, b))
-    __rsub__ = _recorded("__rsub__", lambda a, b: apply(np.subtract, b, a))
-    __mul__ = _recorded("__mul__", lambda a, b: apply(np.multiply, a, b))
-    __rmul__ = _recorded("__rmul__", lambda a, b: apply(np.multiply, b, a))
-    __truediv__ = _recorded("__truediv__", _divide)
-    __rtruediv__ = _recorded("__rtruediv__", lambda a, b: apply(np.divide, b, a))
-    __mod__ = _recorded("__mod__", lambda a, b: apply(np.remainder, a, b))
-    __gt__ = _recorded("__gt__", lambda a, b: apply(np.greater, a, b))
-    __lt__ = _recorded("__lt__", lambda a, b: apply(np.less, a, b))
-    __eq__ = _recorded("__eq__", lambda a, b: apply(np.equal, a, b))
-    __and__ = _recorded("__and__", lambda a, b: apply(np.logical_and, a, b))
     __hash__ = object.__hash__
-    abs = _recorded("abs", lambda a: apply(np.abs, a))
-    sqrt = _recorded("sqrt", lambda a: apply(np.sqrt, a))
-    log = _recorded("log", lambda a: apply(_log, a))
-    sin = _recorded("sin", lambda a: apply(_sin, a))
-    cos = _recorded("cos", lambda a: apply(_cos, a))
+
+    def __reduce__(self) -> Any:  # noqa: ANN401
+        """Return how to copy the expression without its formula, which has functions that cannot be pickled."""
+        return object.__new__, (pl.Expr,), self.__getstate__()
+
+    def cast(self, dtype: Any, *, strict: bool = True, wrap_numerical: bool = False) -> pl.Expr:  # noqa: ANN401
+        """Return the values as another type."""
+        expr = super().cast(dtype, strict=strict, wrap_numerical=wrap_numerical)
+        formula = float_formula(self) if dtype == pl.Float64 else None
+        return expr if formula is None else with_formula(expr, formula)
+
+
+_Expr = TypeVar("_Expr", bound=NumpyExpr)
+
+
+class BooleanExpr(NumpyExpr):
+    """A condition."""
+
+    __and__ = _recorded("__and__", lambda a, b: apply(np.logical_and, a, b), _with_booleans, _condition)
+    __hash__ = object.__hash__
+
+
+class IntegerExpr(NumpyExpr):
+    """Times in ms, which are exact as floats."""
+
+    __add__ = _recorded("__add__", lambda a, b: apply(np.add, a, b), _with_integers, _integer)
+    __sub__ = _recorded("__sub__", lambda a, b: apply(np.subtract, a, b), _with_integers, _integer)
+    __mod__ = _recorded("__mod__", lambda a, b: apply(np.remainder, a, b), _with_integers, _positive_integer)
+    __mul__ = _recorded("__mul__", lambda a, b: apply(np.multiply, a, b), with_formula, _fraction)
+    __truediv__ = _recorded("__truediv__", _divide, with_formula, _number)
+    __gt__ = _recorded("__gt__", lambda a, b: apply(np.greater, a, b), _with_booleans, _integer)
+    __lt__ = _recorded("__lt__", lambda a, b: apply(np.less, a, b), _with_booleans, _integer)
+    __eq__ = _recorded("__eq__", lambda a, b: apply(np.equal, a, b), _with_booleans, _integer)
+    __hash__ = object.__hash__
+
+
+class FloatExpr(NumpyExpr):
+    """Numbers of type Float64."""
+
+    __add__ = _recorded("__add__", _add, with_formula)
+    __radd__ = _recorded("__radd__", _add, with_formula)
+    __sub__ = _recorded("__sub__", _subtract, with_formula)
+    __rsub__ = _recorded("__rsub__", _subtract_from, with_formula)
+    __mul__ = _recorded("__mul__", lambda a, b: apply(np.multiply, a, b), with_formula)
+    __rmul__ = _recorded("__rmul__", lambda a, b: apply(np.multiply, b, a), with_formula)
+    __truediv__ = _recorded("__truediv__", _divide, with_formula)
+    __rtruediv__ = _recorded("__rtruediv__", lambda a, b: apply(np.divide, b, a), with_formula)
+    __mod__ = _recorded("__mod__", _modulo, with_formula)
+    __gt__ = _recorded("__gt__", _compare, _with_booleans)
+    __lt__ = _recorded("__lt__", lambda a, b: apply(_is_less, a, b), _with_booleans)
+    __eq__ = _recorded("__eq__", lambda a, b: apply(_is_equal, a, b), _with_booleans)
+    __hash__ = object.__hash__
+    abs = _recorded("abs", lambda a: apply(np.abs, a), with_formula)
+    sqrt = _recorded("sqrt", lambda a: apply(np.sqrt, a), with_formula)
+    log = _recorded("log", lambda a: apply(_log, a), with_formula)
+    sin = _recorded("sin", lambda a: apply(_sin, a), with_formula)
+    cos = _recorded("cos", lambda a: apply(_cos, a), with_formula)
 
     def shift(self, n: Any = 1, *, fill_value: Any = None) -> pl.Expr:  # noqa: ANN401
         """Return the values `n` bars earlier."""
@@ -225,54 +421,47 @@ class NumpyExpr(pl.Expr):
     def clip(self, lower_bound: Any = None, upper_bound: Any = None) -> pl.Expr:  # noqa: ANN401
         """Return the values, limited to two bounds."""
         expr, formula = super().clip(lower_bound, upper_bound), self.formula
-        for bound, limit in ((lower_bound, np.maximum), (upper_bound, np.minimum)):
+        for bound, limit in ((lower_bound, _raise_to), (upper_bound, _lower_to)):
             operand = _operand(bound)
             if bound is not None and operand is None:
                 return expr
             formula = formula if operand is None else apply(limit, formula, operand)
         return with_formula(expr, formula)
 
-    def cast(self, dtype: Any, *, strict: bool = True, wrap_numerical: bool = False) -> pl.Expr:  # noqa: ANN401
-        """Return the values as another type."""
-        expr = super().cast(dtype, strict=strict, wrap_numerical=wrap_numerical)
-        return with_formula(expr, apply(_as_float, self.formula)) if dtype == pl.Float64 else expr
-
-
-def with_formula(expr: pl.Expr, formula: Formula) -> NumpyExpr:
-    """Return a Polars expression with its formula, which gives the same bits."""
-    both = NumpyExpr.__new__(NumpyExpr)
-    both.__dict__.update(expr.__dict__)
-    both.formula = formula
-    return both
-
 
 def col(name: str) -> pl.Expr:
-    """Return a column of numbers: of the candles, of their leader's (`leader_...`), or an input."""
-    return with_formula(pl.col(name), column(name))
+    """Return a column of numbers as Float64: of the candles, of their leader's (`leader_...`), or an input."""
+    expr = pl.col(name)
+    if name.removeprefix(LEADER_PREFIX) == "trades":
+        expr = expr.cast(pl.Float64)
+    return with_formula(expr, column(name))
 
 
 def open_times_ms() -> pl.Expr:
-    """Return the open times, ms UTC."""
-    return with_formula(pl.col("ts").dt.epoch("ms"), column("ts"))
+    """Return the open times, ms UTC, as Int64."""
+    return _with_integers(pl.col("ts").dt.epoch("ms"), column("ts"))
 
 
 def where(condition: pl.Expr, value: pl.Expr | float, otherwise: pl.Expr | float) -> pl.Expr:
-    """Return `value` where the condition is true, else `otherwise`."""
-    expr = pl.when(condition).then(value).otherwise(otherwise)
-    return _with_function(expr, np.where, condition, value, otherwise)
+    """Return `value` where the condition is true, else `otherwise`; numbers are Float64."""
+    values = [value if (number := _number(value)) is None else number for value in (value, otherwise)]
+    expr = pl.when(condition).then(values[0]).otherwise(values[1])
+    return _with_function(expr, np.where, _condition(condition), *map(_operand, values))
 
 
 def maximum(first: pl.Expr, second: pl.Expr) -> pl.Expr:
     """Return the larger of two values of the same row."""
-    return _with_function(pl.max_horizontal(first, second), np.maximum, first, second)
+    return _with_function(pl.max_horizontal(first, second), _larger, _operand(first), _operand(second))
 
 
 def minimum(first: pl.Expr, second: pl.Expr) -> pl.Expr:
     """Return the smaller of two values of the same row."""
-    return _with_function(pl.min_horizontal(first, second), np.minimum, first, second)
+    return _with_function(pl.min_horizontal(first, second), _smaller, _operand(first), _operand(second))
 
 
-def _with_function(expr: pl.Expr, function: Callable[..., Any], *inputs: object) -> pl.Expr:
-    """Return an expression with the formula of a function of its inputs, if all of them have one."""
-    operands = [operand for value in inputs if (operand := _operand(value)) is not None]
-    return expr if len(operands) < len(inputs) else with_formula(expr, apply(function, *operands))
+def _with_function(expr: pl.Expr, function: Callable[..., Any], *operands: Operand | None) -> pl.Expr:
+    """Return an expression with the formula of a function, if all its operands have one and it is not constant."""
+    known = [operand for operand in operands if operand is not None]
+    if len(known) < len(operands) or not any(isinstance(operand, Formula) for operand in known):
+        return expr
+    return with_formula(expr, apply(function, *known))

@@ -101,8 +101,10 @@ class NewestFeatures:
         read = {*symbols, *self._feature_set.leaders} & candles.keys()
         complete = self._fill_complete(x, symbols, {name: self._read_arrays(candles[name]) for name in read})
         rest = [row for row in range(len(symbols)) if row not in complete]
-        # The complete ones have all columns, and no gap.
-        check_inputs(self._feature_set, candles, symbols=[symbols[row] for row in rest])
+        # The complete ones have no gap, and all columns that formulas read.
+        is_recorded = len(self.recorded) == len(self._feature_set.names)
+        checked = [symbols[row] for row in rest] if is_recorded else symbols
+        check_inputs(self._feature_set, candles, symbols=checked)
         try:
             self._others.fill(x, complete, symbols, candles)
             self._all.fill(x, rest, symbols, candles)

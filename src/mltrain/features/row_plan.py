@@ -216,15 +216,14 @@ def _list_reads(formula: Formula, rows: Rows) -> Iterator[tuple[Formula, Rows]]:
 def _sort(formulas: Sequence[Formula]) -> list[Formula]:
     """Return all formulas that some are made of, each after those that it reads."""
     order: dict[Formula, None] = {}
-
-    def visit(formula: Formula) -> None:
-        if formula not in order:
-            for read, _ in _list_reads(formula, _NEWEST):
-                visit(read)
-            order[formula] = None
-
-    for formula in formulas:
-        visit(formula)
+    # A list instead of recursion, because a formula may have thousands of steps.
+    stack = [*reversed(formulas)]
+    while stack:
+        missing = [read for read, _ in _list_reads(stack[-1], _NEWEST) if read not in order]
+        if missing:
+            stack += reversed(missing)
+        else:
+            order[stack.pop()] = None
     return list(order)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 import numpy as np
 import polars as pl
 
-from mltrain.features.formula import Formula, NumpyExpr, fold, merge_states, run_kernel, where, with_formula
+from mltrain.features.formula import Formula, float_formula, fold, merge_states, run_kernel, where, with_formula
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -162,7 +162,7 @@ def _windowed(kernel: Kernel, bars: int, *inputs: pl.Expr, recorded: bool = True
     """
     # A Polars expression that uses a window three times computes it three times; a kernel computes it once.
     expr = pl.map_batches(inputs, partial(_apply_kernel, bars=bars, kernel=kernel), return_dtype=pl.Float64)
-    formulas = tuple(value.formula for value in inputs if isinstance(value, NumpyExpr))
+    formulas = tuple(formula for value in inputs if (formula := float_formula(value)) is not None)
     if len(formulas) < len(inputs):
         return expr
     # mypy: a formula stands for an array.

@@ -6,24 +6,22 @@ after the last newline are the torn end of an interrupted write and are ignored.
 A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened if the next
 line of its slot starts from its target, or, for the last line, if the slot's pointer names its target. A lost pointer
 does not change this: the last line still counts, and the line that restores the pointer starts from its target. The
-slots share one log: serials and hashes run over the lines of all of them. Each line of either log holds the SHA-256 of
-the line before and of itself: any damaged or edited line is detected, the last one included.
-Lines removed from the end are not detected.
+slots share one log: serials and hashes run over the lines of all of them. The lines of both logs are chained, see
+`mltrain.storage.chained_lines`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from mltrain.documents.records import DERIVED, OMIT_DEFAULT, REST, Key, read_record, record, to_json
+from mltrain.documents.records import DERIVED, OMIT_DEFAULT, Key, read_record, record, to_json
 from mltrain.documents.results import Result
-from mltrain.documents.strict_json import json_line, parse_json
-from mltrain.documents.values import Json, Located, Sha256
+from mltrain.documents.values import Located, Sha256
 from mltrain.errors import InputError
 from mltrain.gates.holdout_looks import Look
 from mltrain.names import DEFAULT_SLOT, SLOT, VERSION
+from mltrain.storage.chained_lines import BROKEN_CHAIN, BROKEN_SEAL, seal_line, split_lines, unseal_line
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_seconds
 
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Verdict = Literal["GO", "NO-GO"]
-
-_MAX_LINE_BYTES: Final = 1 << 16
-_BROKEN_SEAL: Final = "does not match its own hash: it was changed after it was written"
-_BROKEN_CHAIN: Final = "does not continue the line before: the log was changed after it was written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +77,6 @@ class Promotion:
     prev_sha256: Annotated[Sha256 | None, Key("prev")]
     slot: Annotated[str, SLOT, OMIT_DEFAULT] = DEFAULT_SLOT
     happened: Annotated[bool, DERIVED] = False
-
-
-@record
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line of a log: a document, and the hash of that document."""
-
-    self_sha256: Sha256
-    document: Annotated[Mapping[str, Json], REST]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +151,7 @@ def promotion_line(
         card_sha256: Hash of its card.
         attribution: Why, by whom and when.
     """
-    lines, _ = _split(log)
+    lines, _ = split_lines(log)
     promotion = Promotion(
         serial=len(lines) + 1,
         when=format_seconds(attribution.now_ms),
@@ -179,7 +164,7 @@ def promotion_line(
         prev_sha256=sha256_bytes(lines[-1]) if lines else None,
         slot=slot,
     )
-    return _seal(to_json(promotion))
+    return seal_line(to_json(promotion))
 
 
 def read_promotions(log: bytes, *, where: str) -> PromotionLog:
@@ -189,14 +174,14 @@ def read_promotions(log: bytes, *, where: str) -> PromotionLog:
         log: The log's bytes.
         where: The log's name in messages, usually the path.
     """
-    lines, torn = _split(log)
+    lines, torn = split_lines(log)
     entries: list[Promotion] = []
     problems: list[str] = []
     before = None
     for number, line in enumerate(lines, start=1):
         place = f"{where}: line {number}"
         try:
-            document, sealed = _unseal(line, place)
+            document, sealed = unseal_line(line, place)
             entry = read_record(Located(document, place), Promotion)
         except InputError as err:
             problems.append(err.message)
@@ -205,9 +190,9 @@ def read_promotions(log: bytes, *, where: str) -> PromotionLog:
             if entry.serial != number:
                 problems.append(f"{place}: has the serial {entry.serial}")
             if entry.prev_sha256 != before:
-                problems.append(f"{place}: {_BROKEN_CHAIN}")
+                problems.append(f"{place}: {BROKEN_CHAIN}")
             if not sealed:
-                problems.append(f"{place}: {_BROKEN_SEAL}")
+                problems.append(f"{place}: {BROKEN_SEAL}")
         before = sha256_bytes(line)
     notes = (f"{where}: the last line is torn and is ignored",) if torn else ()
     return PromotionLog(tuple(entries), tuple(problems), notes)
@@ -244,42 +229,26 @@ def read_looks(log: bytes, *, where: str) -> tuple[Look, ...]:
     Raises:
         InputError: A line cannot be read, or was changed: the number of looks is never guessed.
     """
-    lines, _ = _split(log)
+    lines, _ = split_lines(log)
     looks = []
     before = None
     for number, line in enumerate(lines, start=1):
         place = f"{where}: line {number}"
-        document, sealed = _unseal(line, place)
+        document, sealed = unseal_line(line, place)
         prev = document.pop("prev", None)
         looks.append(read_record(Located(document, place), Look))
         if not sealed:
-            raise InputError(f"{place}: {_BROKEN_SEAL}")
+            raise InputError(f"{place}: {BROKEN_SEAL}")
         if prev != before:
-            raise InputError(f"{place}: {_BROKEN_CHAIN}")
+            raise InputError(f"{place}: {BROKEN_CHAIN}")
         before = sha256_bytes(line)
     return tuple(looks)
 
 
 def look_line(log: bytes, look: Look) -> str:
     """Return the line that continues a log of looks; `read_looks` returns the look again."""
-    lines, _ = _split(log)
-    return _seal({"prev": sha256_bytes(lines[-1]) if lines else None, **to_json(look)})
-
-
-def _seal(document: dict[str, Json]) -> str:
-    return json_line(to_json(_Line(sha256_bytes(json_line(document).encode()), document)))
-
-
-def _unseal(line: bytes, where: str) -> tuple[dict[str, Json], bool]:
-    """Return a line's document, and whether the line is unchanged since it was written."""
-    found = read_record(Located(parse_json(line, where=where, max_bytes=_MAX_LINE_BYTES), where), _Line)
-    document = dict(found.document)
-    return document, line == _seal(document).encode()
-
-
-def _split(log: bytes) -> tuple[list[bytes], bytes]:
-    *lines, torn = log.split(b"\n")
-    return lines, torn
+    lines, _ = split_lines(log)
+    return seal_line({"prev": sha256_bytes(lines[-1]) if lines else None, **to_json(look)})
 
 
 def _was_interrupted(entries: Sequence[Promotion], staged: str | None) -> bool:
