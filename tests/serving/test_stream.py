@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError, RefusedError
+from mltrain.features.spec import FeatureSpec
 from mltrain.serving.live_model import SwapFailedWarning
+from mltrain.serving.loaded_model import load_bundle
 from mltrain.serving.model import load, model_from_bundle, open_model
-from mltrain.serving.stream import _VALUES, _RingBuffer
+from mltrain.serving.stream import _VALUES, Stream, _RingBuffer
 from mltrain.times import MINUTE_MS
 
 LOOKBACK = 31
@@ -237,6 +239,53 @@ def test_a_promotion_is_followed_between_two_candles(store, publish, promote, bu
 
     assert stream.predict("BTCUSDT") == open_model(second).predict_candles({"BTCUSDT": candles["BTCUSDT"]})["p"][0]
     assert stream.predict("BTCUSDT") != before
+
+
+def with_lookback(bundle, bars, *, leader):
+    """Return the model with another lookback, and a leader's feature or none; it reads quote volumes."""
+    specs = (
+        *bundle.feature_set.features[:1],
+        FeatureSpec("return_5", "log_return", {"bars": 2}),
+        FeatureSpec("volatility_30", "realised_volatility", {"bars": bars - 1}),
+        FeatureSpec("volume_z_20", "zscore", {"column": "quote_volume", "bars": 5}),
+        FeatureSpec("leader_return_3", "leader_return", {"bars": bars - 3}, "BTCUSDT")
+        if leader
+        else FeatureSpec("leader_return_3", "log_return", {"bars": 3}),
+    )
+    return replace(bundle, feature_set=replace(bundle.feature_set, features=specs))
+
+
+def test_a_leader_of_a_shorter_version_grows_with_a_longer_one(bundle, candles):
+    """A leader's bars are kept for the longest lookback, also if it came with a shorter one than the symbol's."""
+    versions = [with_lookback(bundle, bars, leader=leader) for bars, leader in ((31, False), (6, True), (31, True))]
+    current = [load_bundle(version) for version in versions]
+    stream = Stream(lambda: current[0], ["ETHUSDT"])
+    given = {symbol: dicts(frame.tail(140)) for symbol, frame in candles.items()}
+    for bar in range(140):
+        if bar in {5, 70}:
+            current.pop(0)
+        if bar >= 5:
+            stream.take("BTCUSDT", given["BTCUSDT"][bar])
+        found = outcome(lambda bar=bar: stream.push("ETHUSDT", given["ETHUSDT"][bar]))
+
+    expected = model_from_bundle(versions[-1]).predict_candles(candles).filter(pl.col("symbol") == "ETHUSDT")
+    assert found == expected["p"].item()
+
+
+def test_a_volume_that_an_older_bar_lacks_is_not_read(bundle, candles):
+    """Also after a promotion to a shorter lookback, so that a restart from the stream's bars changes nothing."""
+    current = [load_bundle(with_lookback(bundle, bars, leader=False)) for bars in (31, 6)]
+    stream, restarted = (Stream(lambda: current[0], ["ETHUSDT"]) for _ in range(2))
+    bars = dicts(candles["ETHUSDT"].tail(60))
+    bars[40]["quote_volume"] = None
+    for bar in bars:
+        stream.take("ETHUSDT", bar)
+    current.pop(0)
+    restarted.warm_up({"ETHUSDT": stream.candles("ETHUSDT")})
+
+    for each in (stream, restarted):
+        with pytest.raises(InputError, match="ETHUSDT lacks quote_volume"):
+            each.predict("ETHUSDT")
 
 
 def test_a_promotion_with_another_meaning_is_not_followed(store, publish, promote, bundle, candles):

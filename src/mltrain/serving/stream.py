@@ -132,7 +132,10 @@ class _RingBuffer:
                 "ts": self.ts_ms[kept].astype(np.float64),
                 **dict(zip(_VALUES, self.values[:, kept], strict=True)),
             }
-            columns = {name: c for name, c in columns.items() if name not in OPTIONAL or not np.isnan(c).any()}
+            # Like `candles`, without those that lack a value in any bar that is held.
+            held = self.values[:, max(0, self.stop - self.bars) : self.stop]
+            lacking = {name for name, c in zip(_VALUES, held, strict=True) if name in OPTIONAL and np.isnan(c).any()}
+            columns = {name: column for name, column in columns.items() if name not in lacking}
             emptied = {name for false in find_false_volumes(columns) for name in false.emptied}
             columns = {name: column for name, column in columns.items() if name not in emptied}
             self.arrays[bars] = CandleArrays(self.ts_ms[kept], columns)
@@ -357,9 +360,9 @@ class Stream:
         if not buffer.stop:
             raise _refused_error(symbol, None, TOO_FEW_BARS)
         # A version promoted after the stream was created may have a longer lookback.
-        if buffer.bars < bars:
-            for each in self._buffers.values():
-                each.grow(max(bars, each.bars))
+        for each in self._buffers.values():
+            if each.bars < bars:
+                each.grow(bars)
         ts_ms = int(buffer.ts_ms[buffer.stop - 1])
         if now_ms is not None and now_ms - (ts_ms + self._step_ms) >= MAX_AGE_BARS * self._step_ms:
             raise _refused_error(symbol, ts_ms, STALE)
