@@ -466,7 +466,11 @@ def run(benchmark: Benchmark, given: argparse.Namespace) -> tuple[list[Row], boo
     began = time.perf_counter()
     print(f"{benchmark.name} ...", end=" ", file=sys.stderr, flush=True)
     script = HERE / f"{benchmark.script or benchmark.name}.py"
-    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+    # Programs start as installed ones do: a checkout may lack bytecode, and be forbidden to write it.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(Path(given.scratch) / "bytecode")
+    command = [sys.executable, str(script), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
     if given.verbose:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)

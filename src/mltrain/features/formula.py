@@ -219,14 +219,6 @@ def _smaller(first: Floats, second: Floats) -> Floats:
     return np.where((first < second) | np.isnan(second), first, second)
 
 
-def _remainder(value: Floats, divisor: Floats) -> Floats:
-    return value - divisor * np.floor(value / divisor)
-
-
-def _remainder_of_number(value: Floats, divisor: float, reciprocal: float) -> Floats:
-    return value - divisor * np.floor(value * reciprocal)
-
-
 def _compare(value: Formula, other: Operand) -> Formula:
     """Record whether a value is greater than another one; a number is never NaN, which saves two steps of four."""
     return apply(_is_greater if isinstance(other, Formula) or math.isnan(other) else _is_above, value, other)
@@ -249,12 +241,6 @@ def _divide(value: Formula, divisor: Operand) -> Formula:
     if isinstance(divisor, Formula):
         return apply(np.divide, value, divisor)
     return apply(np.multiply, value, _invert(divisor))
-
-
-def _modulo(value: Formula, divisor: Operand) -> Formula:
-    if isinstance(divisor, Formula):
-        return apply(_remainder, value, divisor)
-    return apply(_remainder_of_number, value, divisor, _invert(divisor))
 
 
 def _invert(number: float) -> float:
@@ -400,7 +386,6 @@ class FloatExpr(NumpyExpr):
     __rmul__ = _recorded("__rmul__", lambda a, b: apply(np.multiply, b, a), with_formula)
     __truediv__ = _recorded("__truediv__", _divide, with_formula)
     __rtruediv__ = _recorded("__rtruediv__", lambda a, b: apply(np.divide, b, a), with_formula)
-    __mod__ = _recorded("__mod__", _modulo, with_formula)
     __gt__ = _recorded("__gt__", _compare, _with_booleans)
     __lt__ = _recorded("__lt__", lambda a, b: apply(_is_less, a, b), _with_booleans)
     __eq__ = _recorded("__eq__", lambda a, b: apply(_is_equal, a, b), _with_booleans)
