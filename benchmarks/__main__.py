@@ -468,7 +468,7 @@ def run(benchmark: Benchmark, given: argparse.Namespace) -> tuple[list[Row], boo
     script = HERE / f"{benchmark.script or benchmark.name}.py"
     # Programs start as installed ones do: a checkout may lack bytecode, and be forbidden to write it.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(Path(given.scratch) / "bytecode")
+    environment["PYTHONPYCACHEPREFIX"] = str(given.bytecode)
     command = [sys.executable, str(script), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
@@ -552,6 +552,7 @@ def main(options: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     well = True
     with tempfile.TemporaryDirectory() as scratch:
+        given.bytecode = Path(scratch) / "bytecode"
         given.results = given.results or Path(scratch)
         given.results.mkdir(parents=True, exist_ok=True)
         if given.list:

@@ -206,7 +206,7 @@ def test_a_backtest_without_vectorbt_has_its_own_figures():
 def given(tmp_path):
     """Return the options of a run without candles and without other interpreters."""
     options = benchmarks.read_options(["--results", str(tmp_path)])
-    options.candles = None
+    options.candles, options.bytecode = None, tmp_path / "bytecode"
     return options
 
 
