@@ -166,6 +166,9 @@ def _call_on_each(function: Callable[[float], float], undefined: np.ufunc) -> Ca
 
     @wraps(function)
     def call(values: Floats) -> Floats:
+        # A newest row of one symbol.
+        if values.size == 1:
+            return np.array([[call_once(values.item())]])
         numbers = values.ravel().tolist()
         try:
             found = np.fromiter(map(function, numbers), np.float64, values.size)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _NEUTRAL: Final[dict[np.ufunc, float]] = {np.add: -0.0, np.minimum: np.inf, np.maximum: -np.inf}
 # Of the matrix of the windows of several symbols, so that it fits into the second-level cache of the processor.
 _MATRIX_VALUES: Final = 1 << 16
+# Rows of the smallest one, a power of four.
+_SMALLEST_MATRIX: Final = 64
 _NEWEST: Final = (0, 0)
 
 
@@ -137,8 +139,8 @@ class _Planner:
         """Add the steps that join windows, one row of each: all of a kind and of a similar length in one step."""
         matrices: dict[tuple[np.ufunc, int], list[tuple[Folded, Rows]]] = {}
         for folded, rows in windows:
-            # Powers of four: half as many matrices as with powers of two.
-            size = 4 ** (((folded.bars - 1).bit_length() + 1) // 2)
+            # Few sizes, because a matrix costs as much as some thousand values.
+            size = max(_SMALLEST_MATRIX, 4 ** (((folded.bars - 1).bit_length() + 1) // 2))
             matrices.setdefault((folded.join, size), []).append((folded, rows))
         for (join, size), together in matrices.items():
             read = [self._find(*part) for folded, rows in together for part in _list_reads(folded, rows)]

@@ -344,6 +344,11 @@ def _price_ratios(bars: int, price: Floats, paid: Floats, volume: Floats, *bound
 
 def _runs(bars: int, signs: Floats) -> Floats:
     """Return the length of the run that ends each window, times its sign; NaN where a sign is missing."""
+    if signs.size == bars:
+        # A single window, as in serving.
+        is_other = signs[::-1] != signs[-1]
+        length = is_other.argmax() if is_other.any() else bars
+        return np.array([np.nan if np.isnan(signs).any() else length * signs[-1]])
     newest = signs[bars - 1 :]
     is_running = np.ones(newest.size, dtype=np.bool_)
     length = np.zeros(newest.size)
