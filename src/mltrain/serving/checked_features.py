@@ -58,7 +58,7 @@ def open_newest_features(feature_set: FeatureSet) -> NewestFeatures:
     try:
         newest = NewestFeatures(feature_set)
         wrong, problem = find_wrong_formulas(feature_set, newest), "gives other values"
-    # Whatever fails in code that repeats another library's, the library itself is still right.
+    # Any error: Polars can still compute the features.
     except Exception as err:  # noqa: BLE001
         wrong, problem = feature_set.names, f"fails: {type(err).__name__}: {err}"
     if not wrong:

@@ -127,18 +127,13 @@ class _RingBuffer:
     def take_arrays(self, bars: int) -> CandleArrays:
         """Return the last `bars` bars as arrays, without volumes that lack a value or contradict the prices."""
         if bars not in self.arrays:
-            kept = slice(max(0, self.stop - bars), self.stop)
-            columns = {
-                "ts": self.ts_ms[kept].astype(np.float64),
-                **dict(zip(_VALUES, self.values[:, kept], strict=True)),
-            }
+            ts_ms = self.ts_ms[max(0, self.stop - bars) : self.stop]
             # Like `candles`, without those that lack a value in any bar that is held.
-            held = self.values[:, max(0, self.stop - self.bars) : self.stop]
-            lacking = {name for name, c in zip(_VALUES, held, strict=True) if name in OPTIONAL and np.isnan(c).any()}
-            columns = {name: column for name, column in columns.items() if name not in lacking}
+            held = zip(_VALUES, self.values[:, max(0, self.stop - self.bars) : self.stop], strict=True)
+            columns = {name: c[-bars:] for name, c in held if name not in OPTIONAL or not np.isnan(c).any()}
             emptied = {name for false in find_false_volumes(columns) for name in false.emptied}
             columns = {name: column for name, column in columns.items() if name not in emptied}
-            self.arrays[bars] = CandleArrays(self.ts_ms[kept], columns)
+            self.arrays[bars] = CandleArrays(ts_ms, {**columns, "ts": ts_ms.astype(np.float64)})
         return self.arrays[bars]
 
     def candles(self) -> pl.DataFrame:
@@ -373,7 +368,7 @@ class Stream:
         tables = {spec.name: self._table(spec.name) for spec in feature_set.inputs}
         arrays = {name: _join_arrays(feature_set, name, each.take_arrays(bars), tables) for name, each in held.items()}
         x = loaded.newest.compute_arrays(symbol, arrays)
-        # Whatever is not as usual takes ten times as long, and has its reason stated.
+        # Also states why a candle is refused, but takes ten times as long.
         if x is None or not np.isfinite(x).all():
             x = self._compute_rows(loaded, symbol, held, tables)
         return loaded.score_one(x[0])[1]

@@ -44,6 +44,8 @@ _TYPES: Final = {"ts": pl.Int64(), "close_time": pl.Int64(), "trades": pl.Int64(
 _ROWS: Final = pl.List(pl.List(pl.String))
 # A row as Binance writes it, without digits and points: times and trades bare, the other numbers as text.
 _PLAIN_ROW: Final = b'[,"","","","","",,"",,"","",""]'
+# In a bare number, JSON forbids it.
+_LEADING_ZERO: Final = re.compile(rb"[\[,]0[0-9]")
 # From here on, a whole number may not be exact as a float.
 _INEXACT_FROM: Final = 2**53
 _BLANKS: Final = r"[ \t\r\n]*"
@@ -144,8 +146,7 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
 def _read_plain(body: bytes) -> pl.DataFrame | None:
     """Return the numbers of a page that is written as Binance writes it; None for any other text.
 
-    The result is that of `_read_any`, in half the time: one cast reads all numbers of the page. A bare number may have
-    leading zeros, which JSON forbids.
+    The result is that of `_read_any`, in half the time: one cast reads all numbers of the page.
     """
     marks = body.translate(None, b"0123456789")
     # A bare number with a point is no whole number; the layout below is that of marks without points.
@@ -154,6 +155,9 @@ def _read_plain(body: bytes) -> pl.DataFrame | None:
     marks = marks.translate(None, b".")
     rows = len(marks) // (len(_PLAIN_ROW) + 1)
     if not rows or marks != b"[" + b",".join([_PLAIN_ROW] * rows) + b"]":
+        return None
+    # Few pages have a bare number that begins with 0, and the search takes as long as the rest.
+    if (b",0" in body or b"[0" in body) and _LEADING_ZERO.search(body):
         return None
     text = pl.DataFrame([pl.Series("text", [body.translate(None, b'[]"').decode("ascii")])])
     values = text.select_seq(pl.col("text").str.split(",").explode().cast(pl.Float64, strict=False)).to_series()

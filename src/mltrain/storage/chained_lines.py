@@ -1,6 +1,6 @@
 """Lines of a log that are chained by hashes, so that a changed log is recognised.
 
-Each line is one JSON document. It holds the SHA-256 of itself and, by the caller's hand, of the line before: any
+Each line is one JSON document. It holds the SHA-256 of itself, and that of the line before, which the caller adds: any
 damaged or edited line is detected, the last one included. Lines removed from the end are not. Bytes after the last
 newline are the torn end of an interrupted write.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -75,6 +74,9 @@ def _create_all(files: Mapping[Path, tuple[Path, bytes]]) -> None:
         if len(fds) == 1:
             flush(*fds)
         else:
+            # Imported here, because every command imports this module, and few write several files.
+            from concurrent.futures import ThreadPoolExecutor
+
             with ThreadPoolExecutor(_MAX_FLUSHES) as threads:
                 # The first error cancels the flushes that have not begun.
                 for _ in threads.map(flush, fds):
