@@ -40,6 +40,7 @@ ROOMS = (
     "store",
     "serving",
     "backtesting",
+    "monitoring",
     "report",
     "pipeline",
     "api",

@@ -33,7 +33,7 @@ def write_new(path: Path, data: bytes) -> None:
         fd = os.open(path, CREATE, 0o666)
         try:
             try:
-                _write_all(fd, data)
+                write_all(fd, data)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -42,7 +42,7 @@ def write_new(path: Path, data: bytes) -> None:
             raise
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, of which os.write may write only a part."""
     rest = memoryview(data)
     while rest:
@@ -65,7 +65,7 @@ def _create_all(files: Mapping[Path, tuple[Path, bytes]]) -> None:
             with disk_errors(path, "write"):
                 fds[path] = os.open(temp, CREATE, 0o666)
                 opened.callback(os.close, fds[path])
-                _write_all(fds[path], data)
+                write_all(fds[path], data)
 
         def flush(path: Path) -> None:
             with disk_errors(path, "write"):
@@ -192,10 +192,10 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
     if any("\n" in line for line in lines):
         raise ValueError("a line must not contain a newline")
     with opened_for_update(path, os.O_APPEND) as fd, disk_errors(path, "append to"):
-        end = _end_of_last_line(fd)
+        end = end_of_last_line(fd)
         os.ftruncate(fd, end)
         try:
-            _write_all(fd, "".join(f"{line}\n" for line in lines).encode())
+            write_all(fd, "".join(f"{line}\n" for line in lines).encode())
             os.fsync(fd)
         except BaseException:
             with suppress(OSError):
@@ -204,7 +204,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
         sync_folder(path.parent)
 
 
-def _end_of_last_line(fd: int) -> int:
+def end_of_last_line(fd: int) -> int:
     """Return the offset of the byte after the last newline of an open file; 0 if there is no newline."""
     end = os.fstat(fd).st_size
     while end > 0:

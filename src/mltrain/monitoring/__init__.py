@@ -1,0 +1,1 @@
+"""Monitoring of what is served: the ledger of all answers."""

@@ -1,0 +1,496 @@
+"""The ledger: one line for each answer that a model gave, or refused to give.
+
+    data/ledger/2025-10-15.jsonl     the answers of a UTC day, one JSON document per line
+
+Lines are only ever appended. Each holds its own hash and that of the line before (`mltrain.storage.chained_lines`), and
+the first line of a day that of the last line of the day before: a line that was changed is found, and so is one that
+was removed from the middle. Lines removed from either end are not: old days may be deleted. Bytes after the last
+newline are the torn end of an interrupted write; readers ignore them, and the next append cuts them off.
+
+Several processes may append to one ledger, and others may read it at the same time. Polars is not imported, so that a
+process that only watches the ledger stays small.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import re
+import threading
+import time
+import weakref
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, Self
+
+from mltrain.documents.records import Limits, RecordError, read_record, record, to_json
+from mltrain.documents.values import NOT_FINITE, Located, Sha256, is_unicode
+from mltrain.errors import InputError, LockedError, MachineError
+from mltrain.names import show
+from mltrain.storage.chained_lines import BROKEN_CHAIN, BROKEN_SEAL, seal_line, unseal_line
+from mltrain.storage.descriptors import CHUNK_BYTES, OPEN_NO_WAIT, opened_for_reading, opened_for_update, sync_folder
+from mltrain.storage.disk_errors import as_machine_error, disk_errors
+from mltrain.storage.folders import make_folder
+from mltrain.storage.hashing import sha256_bytes
+from mltrain.storage.locks import FOLDER_WAIT_S
+from mltrain.storage.writing import end_of_last_line, write_all
+from mltrain.times import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from mltrain.documents.records import Violation
+
+#: The folder of the ledger in the data folder.
+LEDGER: Final = "ledger"
+#: Seconds after which an appended line is on the disk at the latest.
+SYNC_S: Final = 1.0
+# A line of some 600 bytes is far below; the limit keeps a damaged file from filling the memory.
+_MAX_LINE_BYTES: Final = 1 << 16
+# A file is read line by line: its size does not matter.
+_MAX_FILE_BYTES: Final = 1 << 50
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | OPEN_NO_WAIT
+# Others hold the lock for less.
+_LOCK_POLL_S: Final = 0.0002
+
+_DAY_FILE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl")
+_SECONDS: Final = r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+_TIME: Final = re.compile(_SECONDS + r"(?:\.[0-9]{3})?Z")
+# Always with ms, so that texts are in the order of time.
+_AT: Final = re.compile(_SECONDS + r"\.[0-9]{3}Z")
+_MAX_TEXT: Final = 300
+# Stands for the hash of a line that is not known, because the days before were deleted or are not read.
+_UNKNOWN: Final = "unknown"
+_DAMAGE_HINT: Final = "restore the file from a backup, or move the folder away: a new ledger is begun"
+
+
+def format_at(time_ms: int) -> str:
+    """Return a time in ms UTC as the ledger writes that of an answer, always with ms.
+
+    >>> format_at(1_760_529_600_000)
+    '2025-10-15T12:00:00.000Z'
+    """
+    return f"{format_seconds(time_ms)[:-1]}.{time_ms % 1000:03d}Z"
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One answer.
+
+    Attributes:
+        at: When it was given, by the machine's clock, UTC, such as 2025-10-15T12:00:00.250Z.
+        ts: Open time of the candle, UTC, such as 2025-10-15T11:59:00Z; None: there was no candle.
+        symbol: The symbol; None: features were scored, not candles.
+        version: Name of the version that answered; empty: the model was not published.
+        code_sha256: Hash of the mltrain package and of the user ops in use.
+        p: Calibrated probability of up, in [0, 1]; None where refused.
+        raw: Score before calibration, in [0, 1]; None where refused.
+        refused: Why there is no probability: a code such as "stale", "halted" or "error"; None: it was given.
+        permit: "reduce": the answer may only be used to make positions smaller; None: for everything.
+        high: High of the candle. With `low` and `close`, outcomes can be computed from the ledger alone.
+        low: Low of the candle.
+        close: Close of the candle.
+        source_at: Time of the source's clock when the candle was read, UTC; None: not known.
+        latency_ms: From the moment when the candles were there to the answer; None: not measured.
+        missed: How many candles of this symbol before this one were not answered since its last row.
+    """
+
+    at: Annotated[str, _AT]
+    ts: Annotated[str, _TIME] | None
+    symbol: str | None
+    version: str
+    code_sha256: Sha256
+    p: Annotated[float, Limits(0, 1)] | None
+    raw: Annotated[float, Limits(0, 1)] | None
+    refused: str | None
+    permit: str | None
+    high: float | None
+    low: float | None
+    close: float | None
+    source_at: Annotated[str, _TIME] | None
+    latency_ms: float | None
+    missed: Annotated[int, Limits(0)] = 0
+
+    def __post_init__(self) -> None:
+        """Check the values before they are written: the ledger must be able to read every line back."""
+        problem = self._find_problem()
+        if problem is not None:
+            raise RecordError(problem)
+
+    def _find_problem(self) -> Violation | None:
+        if _AT.fullmatch(self.at) is None:
+            return ("at",), f"{show(self.at)} is not a time such as 2025-10-15T12:00:00.250Z"
+        for name, moment in (("ts", self.ts), ("source_at", self.source_at)):
+            if moment is not None and _TIME.fullmatch(moment) is None:
+                return (name,), f"{show(moment)} is not a time such as 2025-10-15T12:00:00Z"
+        for name in ("symbol", "version", "refused", "permit"):
+            text = getattr(self, name)
+            if text is not None and not (len(text) <= _MAX_TEXT and is_unicode(text)):
+                return (name,), f"is not a text of at most {_MAX_TEXT} characters"
+        for name in ("p", "raw", "high", "low", "close", "latency_ms"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                return (name,), NOT_FINITE
+        if (self.p is None) == (self.refused is None):
+            return ("p",), "is null if and only if the answer was refused"
+        return None
+
+
+@dataclass(slots=True)
+class _Day:
+    """The file that is appended to.
+
+    Attributes:
+        name: The UTC day, such as 2025-10-15.
+        path: The file.
+        fd: Its descriptor, open for appending.
+        end: Its size after the last line that is known, in bytes.
+        last_sha256: Hash of that line; None: it is the first of the ledger.
+        folder_ns: When the folder's entries had changed last when the file was opened, in ns.
+    """
+
+    name: str
+    path: Path
+    fd: int
+    end: int
+    last_sha256: str | None
+    folder_ns: int
+
+
+class Ledger:
+    """Appends answers to a ledger.
+
+    It is safe for several threads and processes, and goes on after the last line, also that of another process. A line goes to the
+    file of the UTC day of its `at`; after the clock was set back, to the newest file.
+
+    Once `append` has returned, the rows survive a kill of the process at any moment. A thread flushes them to the disk
+    within a second: a power cut can lose the answers of the last second, never earlier ones.
+
+    Args:
+        folder: The folder of the ledger, created if absent.
+
+    Raises:
+        MachineError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._begin()
+        make_folder(folder)
+
+    def _begin(self) -> None:
+        """Begin without an open file, as a new process does."""
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._lock_fd: int | None = None
+        self._day: _Day | None = None
+        self._sync_error: OSError | None = None
+        self._unsynced = threading.Event()
+        self._closed = threading.Event()
+        self._syncing: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Ends the thread, which does not keep the ledger alive; the kernel flushes the lines in its own time.
+        self._closed.set()
+        self._unsynced.set()
+        for fd in (self._lock_fd, None if self._day is None else self._day.fd):
+            if fd is not None:
+                os.close(fd)
+
+    def __reduce__(self) -> tuple[type[Ledger], tuple[Path]]:
+        return Ledger, (self._folder,)
+
+    def append(self, rows: Sequence[LedgerRow]) -> None:
+        """Append rows, in order, as one write.
+
+        Raises:
+            MachineError: They could not be written, or earlier ones not be flushed: the answers must not be given.
+                Some of the rows may have been written.
+            LockedError: Another process held the lock for too long.
+            InputError: The newest file is not a regular file.
+        """
+        if not rows:
+            return
+        if self._pid != os.getpid():
+            # After a fork: the lock and the thread are those of the parent.
+            self._begin()
+        with self._mutex:
+            try:
+                with self._holding_lock():
+                    self._append(rows)
+            except OSError as err:
+                path = self._folder if self._day is None else self._day.path
+                # What the file holds now is not known. Another error of closing it would say less.
+                with suppress(OSError):
+                    self._close_files()
+                cause = as_machine_error(err, path, "append to")
+                raise MachineError(
+                    f"{cause.message}; an answer that cannot be recorded is not given", hint=cause.hint
+                ) from err
+        self._unsynced.set()
+
+    @contextmanager
+    def _holding_lock(self) -> Iterator[None]:
+        """Hold the lock of the folder for the block.
+
+        The lock file stays open: `mltrain.storage.locks.hold_lock` opens it each time, writes into it, and waits in
+        steps of 50 ms, longer than an answer may take.
+        """
+        path = self._folder / ".lock"
+        deadline_s = time.monotonic() + FOLDER_WAIT_S
+        while True:
+            if self._lock_fd is None:
+                self._lock_fd = os.open(path, _LOCK_FLAGS, 0o666)
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    raise LockedError(
+                        f"another mltrain holds {path}, and an answer that cannot be recorded is not given",
+                        hint=f"end it: `fuser {path}` shows the processes",
+                    ) from None
+                time.sleep(_LOCK_POLL_S)
+                continue
+            with suppress(FileNotFoundError):
+                if os.stat(path).st_ino == os.fstat(self._lock_fd).st_ino:  # noqa: PTH116 (half the time)
+                    break
+            # The folder was deleted: nobody else has the lock that we hold.
+            self._close_files()
+        try:
+            yield
+        finally:
+            if self._lock_fd is not None:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+    def _append(self, rows: Sequence[LedgerRow]) -> None:
+        """Append rows; the caller holds the lock."""
+        if self._sync_error is not None:
+            err, self._sync_error = self._sync_error, None
+            raise err
+        day = self._open_day(max(row.at[:10] for row in rows))
+        lines = []
+        before = day.last_sha256
+        for row in rows:
+            line = seal_line({**to_json(row), "prev": before}).encode()
+            before = sha256_bytes(line)
+            lines += [line, b"\n"]
+        data = b"".join(lines)
+        # Not flushed here: the kernel has the lines, so that a killed process loses nothing, and the answer would wait
+        # for milliseconds. A power cut loses those of the last second at most, because a thread flushes them.
+        write_all(day.fd, data)
+        day.end += len(data)
+        day.last_sha256 = before
+
+    def _open_day(self, name: str) -> _Day:
+        """Return the file for rows of a day, ready to be appended to; the caller holds the lock."""
+        day = self._day
+        if day is not None:
+            # A file that was begun or deleted changes the folder's time, and lines of other processes the file's size.
+            seen = os.stat(self._folder).st_mtime_ns, os.fstat(day.fd).st_size  # noqa: PTH116 (half the time)
+            if name <= day.name and seen == (day.folder_ns, day.end):
+                return day
+            self._close_day()
+        earlier = _list_days(self._folder)
+        path = max([self._folder / f"{name}.jsonl", *earlier])
+        last_sha256 = None
+        for each in reversed(earlier):
+            last_sha256 = _read_last_sha256(each)
+            if last_sha256 is not None:
+                break
+        with opened_for_update(path, os.O_APPEND) as opened:
+            fd = os.dup(opened)
+        self._day = day = _Day(path.stem, path, fd, os.fstat(fd).st_size, last_sha256, 0)
+        if path not in earlier:
+            sync_folder(self._folder)
+        day.folder_ns = self._folder.stat().st_mtime_ns
+        if self._syncing is None:
+            events = self._unsynced, self._closed
+            self._syncing = threading.Thread(target=_sync_often, args=(weakref.ref(self), *events), daemon=True)
+            self._syncing.start()
+        return day
+
+    def _close_day(self) -> None:
+        """Flush and close the open file."""
+        day, self._day = self._day, None
+        if day is not None:
+            try:
+                os.fsync(day.fd)
+            finally:
+                os.close(day.fd)
+
+    def _close_files(self) -> None:
+        """Flush and close the open file, and close the lock file."""
+        lock_fd, self._lock_fd = self._lock_fd, None
+        if lock_fd is not None:
+            os.close(lock_fd)
+        self._close_day()
+
+    def sync(self) -> None:
+        """Flush the newest lines to the disk; an error is raised by the next append."""
+        with self._mutex:
+            # A copy, so that appends need not wait.
+            fd = None if self._day is None else os.dup(self._day.fd)
+        if fd is None:
+            return
+        try:
+            os.fsync(fd)
+        except OSError as err:
+            self._sync_error = err
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Flush all lines to the disk and close the files; a later append opens them again.
+
+        Raises:
+            MachineError: The lines could not be flushed.
+        """
+        if self._pid != os.getpid():
+            return
+        self._closed.set()
+        self._unsynced.set()
+        if self._syncing is not None:
+            self._syncing.join()
+        with self._mutex, disk_errors(self._folder, "write into"):
+            err = self._sync_error
+            try:
+                self._close_files()
+            finally:
+                self._begin()
+            if err is not None:
+                raise err
+
+
+def _sync_often(ledger: weakref.ref[Ledger], unsynced: threading.Event, closed: threading.Event) -> None:
+    """Flush the new lines of a ledger to the disk, at most once a second, until it is closed."""
+    while not closed.is_set():
+        unsynced.wait()
+        unsynced.clear()
+        held = ledger()
+        if held is not None:
+            held.sync()
+            del held
+        closed.wait(SYNC_S)
+
+
+def _list_days(folder: Path) -> list[Path]:
+    """Return the files of a ledger, oldest first; none if there is no folder."""
+    try:
+        with disk_errors(folder, "read"):
+            return sorted(folder / name for name in os.listdir(folder) if _DAY_FILE.fullmatch(name))  # noqa: PTH208
+    except MachineError as err:
+        if isinstance(err.__cause__, FileNotFoundError):
+            return []
+        raise
+
+
+def _read_last_sha256(path: Path) -> str | None:
+    """Return the hash of a file's last line; None if it has no line. The torn end of a line is cut off first."""
+    with opened_for_update(path) as fd:
+        end = end_of_last_line(fd)
+        if end < os.fstat(fd).st_size:
+            os.ftruncate(fd, end)
+        if end == 0:
+            return None
+        # Without the newline at its end.
+        start = max(0, end - 1 - _MAX_LINE_BYTES)
+        return sha256_bytes(os.pread(fd, end - 1 - start, start).rpartition(b"\n")[2])
+
+
+class LedgerTail:
+    """Reads a ledger from a time on, and then what has been appended since the last call.
+
+    Args:
+        folder: The folder of the ledger; it may be created later.
+        since_ms: Rows of answers from this time on, ms UTC; None: from the first row on.
+    """
+
+    def __init__(self, folder: Path, *, since_ms: int | None = None) -> None:
+        self._folder = folder
+        self._since = None if since_ms is None else format_at(since_ms)
+        # The file that was read last, up to which byte and line, and the hash of that line.
+        self._path: Path | None = None
+        self._offset = self._line = 0
+        self._last_sha256: str | None = _UNKNOWN
+
+    def new_rows(self) -> Iterator[LedgerRow]:
+        """Yield the rows that were not yielded before, in order.
+
+        Raises:
+            InputError: A line was changed, or lines before it were removed; the message names file and line.
+            MachineError: A file cannot be read.
+        """
+        # Listed before any file is read: every file but the last of the list is complete.
+        days = _list_days(self._folder)
+        if self._since is not None:
+            # No answer is later than the day of its file.
+            days = [path for path in days if path.stem >= self._since[:10]]
+        if self._path is not None:
+            if self._path in days:
+                days = days[days.index(self._path) :]
+            else:
+                # Deleted: what its last line was is not known.
+                days = [path for path in days if path > self._path]
+                self._last_sha256 = _UNKNOWN
+        for path in days:
+            if path != self._path:
+                self._path, self._offset, self._line = path, 0, 0
+            yield from self._read_day(path, is_complete=path != days[-1])
+
+    def _read_day(self, path: Path, *, is_complete: bool) -> Iterator[LedgerRow]:
+        with opened_for_reading(path, _MAX_FILE_BYTES, "the ledger") as fd:
+            if os.fstat(fd).st_size < self._offset:
+                raise InputError(f"{path}: lines that were read before have been removed", hint=_DAMAGE_HINT)
+            torn = b""
+            at = self._offset
+            while part := os.pread(fd, CHUNK_BYTES, at):
+                at += len(part)
+                *lines, torn = (torn + part).split(b"\n")
+                for line in lines:
+                    row = self._check(line, f"{path}: line {self._line + 1}")
+                    self._offset += len(line) + 1
+                    self._line += 1
+                    self._last_sha256 = sha256_bytes(line)
+                    if self._since is None or row.at >= self._since:
+                        yield row
+                if len(torn) > _MAX_LINE_BYTES:
+                    raise InputError(f"{path}: line {self._line + 1}: is too long", hint=_DAMAGE_HINT)
+            if torn and is_complete:
+                raise InputError(f"{path}: line {self._line + 1}: has no end, and a later day follows")
+
+    def _check(self, line: bytes, where: str) -> LedgerRow:
+        """Return the row of a line; raise InputError if it or the line before was changed."""
+        document, is_unchanged = unseal_line(line, where)
+        prev = document.pop("prev", None)
+        row = read_record(Located(document, where), LedgerRow)
+        if not is_unchanged:
+            raise InputError(f"{where}: {BROKEN_SEAL}", hint=_DAMAGE_HINT)
+        # A tuple: what a damaged line holds may not be hashable.
+        if self._last_sha256 not in (_UNKNOWN, prev):
+            raise InputError(f"{where}: {BROKEN_CHAIN}", hint=_DAMAGE_HINT)
+        return row
+
+
+def read_ledger(folder: Path, *, since_ms: int | None = None, until_ms: int | None = None) -> Iterator[LedgerRow]:
+    """Yield the rows of a ledger, in order, and check the lines that are read; none if there is no ledger.
+
+    Args:
+        folder: The folder of the ledger.
+        since_ms: Rows of answers from this time on, ms UTC; None: from the first row on.
+        until_ms: Rows of answers before this time, ms UTC; None: up to the last row.
+
+    Raises:
+        InputError: A line was changed, or lines before it were removed; the message names file and line.
+        MachineError: A file cannot be read.
+    """
+    until = None if until_ms is None else format_at(until_ms)
+    return (row for row in LedgerTail(folder, since_ms=since_ms).new_rows() if until is None or row.at < until)
