@@ -38,6 +38,7 @@ ROOMS = (
     "artifact",
     "card",
     "store",
+    "killswitch",
     "serving",
     "backtesting",
     "monitoring",
@@ -62,6 +63,7 @@ LIGHT = (
     "store/version_pruning.py",
     "store/promotion.py",
     "store/publishing.py",
+    "killswitch",
     "api",
     "cli",
 )

@@ -1,0 +1,130 @@
+"""The check before each answer: may it be given?
+
+It costs two `lstat` while nothing changes. The state file is replaced by a rename, and the log grows with every halt
+and resume, so a change of either shows. Then both are read again. A state that needs the sentinel also has its
+heartbeat looked at, ten times a second at most.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from mltrain.errors import RefusedError
+from mltrain.killswitch.halts import HALT_FILE, LOG_FILE, SENTINEL_SILENT, Halt, HaltState
+from mltrain.killswitch.heartbeat import boot_clock, find_silence
+from mltrain.killswitch.switch import read_halts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# Reason codes of answers that are not given.
+HALTED: Final = "halted"
+REDUCED: Final = "reduced"
+
+#: How an answer may be used: None: without restriction; "reduce": only to reduce positions.
+Permit: TypeAlias = Literal["reduce"] | None
+
+# Seconds for which a heartbeat that was read counts.
+_HEARTBEAT_S: Final = 0.1
+_RUNNING: Final = HaltState()
+
+_Stamp: TypeAlias = tuple[int, int, int, int] | str | None
+
+
+class HaltGate:
+    """Knows whether answers may be given by a models folder; safe for several threads.
+
+    Args:
+        models: The models folder; None: nothing can halt.
+        clock: Returns seconds by the boot clock.
+    """
+
+    def __init__(self, models: Path | None, *, clock: Callable[[], float] = boot_clock) -> None:
+        self._models = models
+        self._clock = clock
+        # `lstat` of a string is faster than of a path.
+        self._paths = None if models is None else (os.fspath(models / HALT_FILE), os.fspath(models / LOG_FILE))
+        # The stamps of both files, and what is in force by them; one attribute, so that threads see both or neither.
+        self._known: tuple[tuple[_Stamp, _Stamp], HaltState] | None = None
+        # When the heartbeat was read, by the boot clock, and why the sentinel counts as silent.
+        self._heard: tuple[float, str | None] | None = None
+
+    def state(self) -> HaltState:
+        """Return what is in force now; damage and a silent sentinel are halts, too."""
+        if self._models is None or self._paths is None:
+            return _RUNNING
+        state_path, log_path = self._paths
+        # Taken before the files are read: if one changes in between, the next use notices.
+        stamps = (_stamp(state_path), _stamp(log_path))
+        known = self._known
+        if known is None or known[0] != stamps:
+            self._known = known = (stamps, read_halts(self._models))
+        state = known[1]
+        return state if state.armed is None else self._check_heartbeat(self._models, state)
+
+    def _check_heartbeat(self, models: Path, state: HaltState) -> HaltState:
+        """Return a state that needs the sentinel, halted if the sentinel is silent."""
+        assert state.armed is not None  # noqa: S101 -- only such a state is passed
+        now_s = self._clock()
+        heard = self._heard
+        if heard is None or not 0 <= now_s - heard[0] < _HEARTBEAT_S:
+            self._heard = heard = (now_s, find_silence(models, state.armed.timeout_s, clock=self._clock))
+        if heard[1] is None:
+            return state
+        silent = Halt(0, "halt", (), "", f"the sentinel is silent: {heard[1]}", "mltrain", SENTINEL_SILENT)
+        return HaltState((*state.halts, silent), state.armed)
+
+    def check(self, symbol: str | None, *, allow_reduce: bool = True) -> Permit:
+        """Return how an answer for a symbol may be used; None as the symbol: an answer for any.
+
+        Args:
+            symbol: The symbol, or None if it is unknown.
+            allow_reduce: Whether the caller heeds the permit "reduce".
+
+        Raises:
+            RefusedError: Serving is halted (halted), or restricted and the caller does not heed that (reduced).
+        """
+        state = self.state()
+        if not state.halts:
+            return None
+        strictest = state.strictest_of(symbol)
+        if strictest is None:
+            return None
+        if strictest.mode == "halt":
+            raise halted_error(strictest)
+        if not allow_reduce:
+            raise RefusedError(
+                f"serving is restricted to reducing positions{_since(strictest)}",
+                reason=REDUCED,
+                hint="predict_candles marks such answers; or load the model with allow_reduce=True and ask "
+                "Model.permit",
+            )
+        return "reduce"
+
+
+def halted_error(halt: Halt) -> RefusedError:
+    """Return the error for an answer that a halt forbids."""
+    return RefusedError(
+        f"serving is halted{_since(halt)}",
+        reason=HALTED,
+        hint="`mltrain halt status` shows more; `mltrain resume --why TEXT` ends it",
+    )
+
+
+def _since(halt: Halt) -> str:
+    """Return which halt is in force, and why, for a message."""
+    which = f" (halt {halt.serial}, by {halt.trigger or halt.by})" if halt.serial else f" ({halt.trigger or halt.by})"
+    return f"{f' since {halt.when}' if halt.when else ''}{which}: {halt.why}"
+
+
+def _stamp(path: str) -> _Stamp:
+    """Return a value that changes whenever the file does."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        return str(err)
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size

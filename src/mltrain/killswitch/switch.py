@@ -1,0 +1,400 @@
+"""Halt, resume, arm and disarm: the only writers of the state and of the log.
+
+A halt takes no lock, because nothing may keep it from taking effect, and works even where the log is damaged or the
+disk is full. It appends to the log, and then replaces the state; of two at once, the log has both, and a reader takes
+the stricter of log and state. The others hold the lock of the models folder while they write.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from mltrain.documents.results import Result
+from mltrain.errors import InputError, MachineError, MltrainError, NoGoError, UsageError
+from mltrain.killswitch.halts import (
+    HALT_FILE,
+    LOG_FILE,
+    STATE_UNREADABLE,
+    Armed,
+    HaltLine,
+    HaltLog,
+    HaltState,
+    StateDocument,
+    combine,
+    encode_line,
+    read_log,
+    unreadable,
+)
+from mltrain.killswitch.heartbeat import find_silence
+from mltrain.names import check_symbol, describe
+from mltrain.storage.descriptors import opened_for_update
+from mltrain.storage.disk_errors import as_machine_error, disk_errors
+from mltrain.storage.hashing import sha256_bytes
+from mltrain.storage.locks import FOLDER_WAIT_S, lock_folder
+from mltrain.storage.reading import read_file
+from mltrain.storage.writing import atomic_write
+from mltrain.times import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from pathlib import Path
+
+    from mltrain.documents.values import Json
+    from mltrain.killswitch.halts import (
+        Halt,
+        Mode,
+    )
+
+# About forty thousand lines.
+MAX_LOG_BYTES: Final = 1 << 24
+_MAX_STATE_BYTES: Final = 1 << 20
+# A line holds a reason; longer ones belong into a ticket.
+_MAX_WHY: Final = 1_000
+_MODES: Final = ("halt", "reduce")
+
+
+@dataclass(frozen=True, slots=True)
+class HaltResult(Result):
+    """The result of `halt`.
+
+    Attributes:
+        halt: The halt that is in force now.
+        state: Everything that is in force now.
+        warnings: What did not work although serving is halted, one sentence each.
+    """
+
+    SCHEMA: ClassVar[str] = "halt/1"
+
+    halt: Halt
+    state: HaltState
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeResult(Result):
+    """The result of `resume`.
+
+    Attributes:
+        resumed: False if serving was running, and nothing was written.
+        lifted: The halts that were ended.
+        state: What is in force now.
+    """
+
+    SCHEMA: ClassVar[str] = "resume/1"
+
+    resumed: bool
+    lifted: tuple[Halt, ...]
+    state: HaltState
+
+
+def read_halts(models: Path) -> HaltState:
+    """Return what is in force by the two files of a models folder.
+
+    Whatever cannot be read counts as halted: this never raises for a damaged file.
+    """
+    try:
+        return _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), _read_log_bytes(models))
+    except MltrainError as err:
+        return HaltState((unreadable(err.message),))
+
+
+def read_history(models: Path) -> HaltLog:
+    """Return the lines of the log, checked, also against the state.
+
+    Raises:
+        InputError: The log is not a file.
+        MachineError: The machine refuses to read it.
+    """
+    log = _read_log_bytes(models)
+    found = read_log(log, where=str(models / LOG_FILE))
+    try:
+        state = _read(models / HALT_FILE, _MAX_STATE_BYTES)
+        document = None if state is None else StateDocument.from_bytes(state, where=str(models / HALT_FILE))
+    except MltrainError as err:
+        return HaltLog(found.lines, (*found.problems, err.message), found.notes)
+    if document is None:
+        problems = (f"{models / HALT_FILE} is missing",) if log else ()
+    else:
+        changed = f"{models / LOG_FILE}: was changed or cut off after {HALT_FILE} was written"
+        problems = () if document.is_prefix_of(log) else (changed,)
+    return HaltLog(found.lines, (*found.problems, *problems), found.notes)
+
+
+def halt(
+    models: Path,
+    *,
+    why: str,
+    by: str,
+    now_ms: int,
+    mode: Mode = "halt",
+    symbols: Iterable[str] = (),
+    trigger: str | None = None,
+    evidence: Mapping[str, Json] | None = None,
+) -> HaltResult:
+    """Stop serving, or restrict it to reducing positions, in every process that serves from a models folder.
+
+    Args:
+        models: The models folder.
+        why: The reason, for the log.
+        by: Who asked, for the log.
+        now_ms: Time, ms UTC.
+        mode: "halt": nothing is answered. "reduce": answers are marked to be used only to reduce positions.
+        symbols: The symbols; empty: all.
+        trigger: The trigger that asks; None: a person does.
+        evidence: What the trigger saw.
+
+    Raises:
+        UsageError: `why` is empty or holds control characters, or an argument is none of these.
+        InputError: There is no models folder.
+        MachineError: The machine refuses, and serving goes on.
+    """
+    _check_why(why)
+    if mode not in _MODES:
+        raise UsageError(f"mode is {describe(mode)}: expected halt or reduce")
+    names = tuple(sorted({check_symbol(symbol) for symbol in symbols}))
+    _check_folder(models)
+    warnings: list[str] = []
+    line = HaltLine(
+        action="halt",
+        when=format_seconds(now_ms),
+        why=why,
+        by=by,
+        seen_bytes=0,
+        seen_sha256=sha256_bytes(b""),
+        mode=mode,
+        symbols=names,
+        trigger=trigger,
+        evidence=dict(evidence or {}),
+    )
+    wanted = line.as_halt()
+    try:
+        _append(models, line)
+    except MltrainError as err:
+        warnings.append(f"the log has no line of this halt: {err.message}")
+    try:
+        log = _read_log_bytes(models)
+        state = _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), log)
+    except MltrainError as err:
+        log, state = b"", HaltState((unreadable(err.message),))
+    if not any(_is_same(each, wanted) for each in state.halts):
+        state = HaltState((*state.halts, wanted), state.armed)
+    try:
+        _write_state(models, state, log)
+    except MltrainError as err:
+        warnings.append(_stop_without_space(models, err))
+    state = read_halts(models)
+    if any(state.strictest_of(name) is None for name in names or (None,)):
+        raise MachineError(
+            f"serving is not halted: {warnings[-1] if warnings else f'{models / HALT_FILE} was changed at the same time'}",
+            hint="stop the processes that serve",
+        )
+    in_force = next((each for each in state.halts if _is_same(each, wanted)), wanted)
+    return HaltResult(in_force, state, tuple(warnings))
+
+
+def resume(
+    models: Path,
+    *,
+    why: str,
+    by: str,
+    now_ms: int,
+    acknowledge: Collection[str] = (),
+    force: bool = False,
+    still_holds: Callable[[Halt], str | None] = lambda _: None,
+) -> ResumeResult:
+    """End every halt in force.
+
+    Args:
+        models: The models folder.
+        why: The reason, for the log.
+        by: Who asked, for the log.
+        now_ms: Time, ms UTC.
+        acknowledge: The triggers whose halts are to end; those of persons need none.
+        force: Whether to end halts whose condition still holds.
+        still_holds: Returns what still holds of the condition of a halt, for the message; None: nothing.
+
+    Raises:
+        UsageError: `why` is empty or holds control characters.
+        InputError: There is no models folder, or the log is damaged.
+        NoGoError: A trigger was not acknowledged; or its condition still holds, or serving is armed and the sentinel is
+            silent, and `force` was not given.
+        LockedError: The folder is locked for longer than the wait.
+        MachineError: The machine refuses; serving is still halted.
+    """
+    _check_why(why)
+    _check_folder(models)
+    with lock_folder(models, purpose="resume serving", wait_s=FOLDER_WAIT_S):
+        state = read_halts(models)
+        if state.armed is not None and not force:
+            silence = find_silence(models, state.armed.timeout_s)
+            if silence is not None:
+                raise NoGoError(
+                    f"serving is armed, and the sentinel is silent: {silence}",
+                    hint="start `mltrain sentinel`, or `mltrain halt disarm`",
+                )
+        if state.is_running:
+            return ResumeResult(resumed=False, lifted=(), state=state)
+        _refuse_damaged_log(models)
+        unknown = [h.trigger for h in state.halts if h.trigger is not None and h.trigger not in acknowledge]
+        if unknown:
+            names = list(dict.fromkeys(unknown))
+            raise NoGoError(
+                f"serving was halted by {' and '.join(names)}: {state.halts[-1].why}",
+                hint=f"once that is understood, add {' '.join(f'--acknowledge {name}' for name in names)}",
+            )
+        if not force:
+            for each in state.halts:
+                if (reason := still_holds(each)) is not None:
+                    raise NoGoError(
+                        f"the condition of halt {each.serial} ({each.trigger}) still holds: {reason}",
+                        hint="resolve it first, or add --force",
+                    )
+        line = HaltLine(
+            action="resume",
+            when=format_seconds(now_ms),
+            why=why,
+            by=by,
+            seen_bytes=0,
+            seen_sha256=sha256_bytes(b""),
+            lifted=tuple(each.serial for each in state.halts),
+            forced=force,
+        )
+        _append(models, line)
+        # A halt that came in between is not one of those that were looked at, and stays.
+        log = _read_log_bytes(models)
+        now = _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), log)
+        left = HaltState(tuple(each for each in now.halts if each not in state.halts), now.armed)
+        _write_state(models, left, log)
+    return ResumeResult(resumed=True, lifted=state.halts, state=read_halts(models))
+
+
+def arm(models: Path, *, timeout_s: float, by: str, now_ms: int) -> HaltState:
+    """Let serving depend on the sentinel: without its heartbeat, or with the state missing, serving is halted.
+
+    Args:
+        models: The models folder.
+        timeout_s: Seconds without a heartbeat after which serving is halted.
+        by: Who asked, for the log.
+        now_ms: Time, ms UTC.
+
+    Returns:
+        What is in force now.
+
+    Raises:
+        InputError: There is no models folder, or the log is damaged.
+        LockedError: The folder is locked for longer than the wait.
+        MachineError: The machine refuses.
+    """
+    return _change_arming(models, Armed(format_seconds(now_ms), by, timeout_s), by=by, now_ms=now_ms)
+
+
+def disarm(models: Path, *, by: str, now_ms: int) -> HaltState:
+    """End the dependence on the sentinel that `arm` began; arguments, result and errors as there."""
+    return _change_arming(models, None, by=by, now_ms=now_ms)
+
+
+def _change_arming(models: Path, armed: Armed | None, *, by: str, now_ms: int) -> HaltState:
+    _check_folder(models)
+    with lock_folder(models, purpose="arm the kill switch", wait_s=FOLDER_WAIT_S):
+        _refuse_damaged_log(models)
+        line = HaltLine(
+            action="disarm" if armed is None else "arm",
+            when=format_seconds(now_ms),
+            why="",
+            by=by,
+            seen_bytes=0,
+            seen_sha256=sha256_bytes(b""),
+            timeout_s=None if armed is None else armed.timeout_s,
+        )
+        _append(models, line)
+        log = _read_log_bytes(models)
+        now = _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), log)
+        _write_state(models, HaltState(now.halts, armed), log)
+    return read_halts(models)
+
+
+def _is_same(one: Halt, other: Halt) -> bool:
+    """Return whether two halts are the same one, whether its line has a number yet or not."""
+    return (one.mode, one.symbols, one.when, one.why, one.by, one.trigger) == (
+        other.mode, other.symbols, other.when, other.why, other.by, other.trigger
+    )  # fmt: skip
+
+
+def _check_why(why: str) -> None:
+    """Raise unless a reason can be shown on one line."""
+    if not isinstance(why, str) or not why.strip():
+        raise UsageError("the reason is empty", hint="say why with --why TEXT")
+    if not why.isprintable():
+        raise UsageError("the reason holds control characters", hint="write it on one line")
+    if len(why) > _MAX_WHY:
+        raise UsageError(f"the reason has {len(why)} characters: at most {_MAX_WHY}")
+
+
+def _check_folder(models: Path) -> None:
+    if not models.is_dir():
+        raise InputError(f"there is no models folder {models}", hint="name the data folder with --data-dir")
+
+
+def _refuse_damaged_log(models: Path) -> None:
+    """Raise InputError if the log is damaged: what it held may still be in force."""
+    log = read_log(_read_log_bytes(models), where=str(models / LOG_FILE))
+    if log.problems:
+        raise InputError(
+            f"the log of halts is damaged: {log.problems[0]}",
+            hint=f"`mltrain halt history` shows what is left; then move {LOG_FILE} and {HALT_FILE} to another place",
+        )
+
+
+def _read(path: Path, max_bytes: int) -> bytes | None:
+    """Return the bytes of a file; None: there is none."""
+    try:
+        path.lstat()
+        return read_file(path, max_bytes=max_bytes, what="the file")
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise as_machine_error(err, path, "read") from err
+
+
+def _read_log_bytes(models: Path) -> bytes:
+    return _read(models / LOG_FILE, MAX_LOG_BYTES) or b""
+
+
+def _combine(models: Path, state: bytes | None, log: bytes) -> HaltState:
+    return combine(state, log, state_name=str(models / HALT_FILE), log_name=str(models / LOG_FILE))
+
+
+def _append(models: Path, line: HaltLine) -> None:
+    """Append a line to the log and flush it; what others append at the same time is left as it is."""
+    path = models / LOG_FILE
+    with opened_for_update(path, os.O_APPEND) as fd, disk_errors(path, "append to"):
+        size = os.fstat(fd).st_size
+        if size > MAX_LOG_BYTES:
+            raise InputError(f"the log {path} is too large: {size} bytes, at most {MAX_LOG_BYTES}")
+        log = os.pread(fd, size, 0)
+        line = replace(line, seen_bytes=len(log), seen_sha256=sha256_bytes(log))
+        # The end of a line that a crash has torn stays, because another writer may be at work behind it.
+        data = ("" if log.endswith(b"\n") or not log else "\n") + encode_line(line) + "\n"
+        # One write, which no other one interrupts.
+        written = os.write(fd, data.encode())
+        os.fsync(fd)
+    if written < len(data.encode()):
+        raise MachineError(f"cannot append to {path}: the disk is full")
+
+
+def _write_state(models: Path, state: HaltState, log: bytes) -> None:
+    # What can be read again from the disk is not written to it.
+    stored = tuple(each for each in state.halts if each.trigger != STATE_UNREADABLE or each.serial)
+    atomic_write(models / HALT_FILE, StateDocument.of(HaltState(stored, state.armed), log).to_bytes())
+
+
+def _stop_without_space(models: Path, err: MltrainError) -> str:
+    """Halt where the state cannot be written, such as on a full disk, by a state that cannot be read; return a note."""
+    path = models / HALT_FILE
+    with suppress(OSError):
+        # Needs no space, and an empty state is unreadable: serving halts.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    return f"the state could not be written, so {path} was emptied, which halts everything: {err.message}"
