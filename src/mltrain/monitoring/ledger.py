@@ -163,8 +163,8 @@ class _Day:
 class Ledger:
     """Appends answers to a ledger.
 
-    It is safe for several threads and processes, and goes on after the last line, also that of another process. A line goes to the
-    file of the UTC day of its `at`; after the clock was set back, to the newest file.
+    It is safe for several threads and processes, and goes on after the last line, also that of another process. A line
+    goes to the file of the UTC day of its `at`; after the clock was set back, to the newest file.
 
     Once `append` has returned, the rows survive a kill of the process at any moment. A thread flushes them to the disk
     within a second: a power cut can lose the answers of the last second, never earlier ones.
