@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mltrain
-from mltrain.card.lineage import _git_commit, _hash_package, read_lineage
+from mltrain.card.lineage import _git_commit, hash_package, read_lineage
 
 
 def test_it_names_the_installed_distributions():
@@ -24,14 +24,14 @@ def test_it_names_the_installed_distributions():
 def test_the_package_hash_covers_names_and_bytes(tmp_path):
     """A changed byte or name changes the hash; files other than sources do not count."""
     (tmp_path / "a.py").write_text("x = 1\n")
-    first = _hash_package(tmp_path)
+    first = hash_package(tmp_path)
     (tmp_path / "notes.txt").write_text("not source")
-    same = _hash_package(tmp_path)
+    same = hash_package(tmp_path)
     (tmp_path / "a.py").write_text("x = 2\n")
-    changed = _hash_package(tmp_path)
+    changed = hash_package(tmp_path)
     (tmp_path / "a.py").rename(tmp_path / "b.py")
 
-    assert first == same != changed != _hash_package(tmp_path)
+    assert first == same != changed != hash_package(tmp_path)
 
 
 def test_a_commit_is_read_loose_packed_and_detached(tmp_path):

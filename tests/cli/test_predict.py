@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 from mltrain.candles.frame import TS_DTYPE
+from mltrain.monitoring.ledger import read_ledger
 from mltrain.simulator.server import SimServer
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
@@ -270,6 +271,7 @@ def test_a_bad_file_is_one_readable_message(trained_dir, tmp_path, name, content
         ["--watch", "--as-of", "2025-10-15"],
         ["--watch", "--fail-on-refused", "any"],
         ["--fail-on-refused", "some"],
+        ["--ledger"],
     ],
     ids=" ".join,
 )
@@ -278,12 +280,15 @@ def test_options_that_contradict_are_usage_errors(trained_dir, words):
     assert call("predict", *words, data_dir=trained_dir).code == 2
 
 
-def test_a_watch_prints_lines_until_it_is_interrupted(trained_dir):
-    """The newest candle of each symbol is printed at once as JSON lines; Ctrl-C gives 130 without a traceback."""
+def test_a_watch_prints_lines_until_it_is_interrupted(data_dir):
+    """The newest candle of each symbol is printed at once as JSON lines; Ctrl-C gives 130 without a traceback.
+
+    With a ledger, they are recorded before they are printed.
+    """
     with SimServer(signal="strong") as server:
-        command = [MLTRAIN, "predict", "--watch", "--json", "--source", "binance", "--base-url", server.base_url]
+        command = [MLTRAIN, "predict", "--watch", "--ledger", "--json"]
         with subprocess.Popen(
-            [*command, "--data-dir", trained_dir],
+            [*command, "--source", "binance", "--base-url", server.base_url, "--data-dir", data_dir],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -292,10 +297,14 @@ def test_a_watch_prints_lines_until_it_is_interrupted(trained_dir):
             lines = [json.loads(run.stdout.readline()) for _ in SYMBOLS]
             os.kill(run.pid, signal.SIGINT)
             out, err = run.communicate(timeout=30)
-    newest = call("predict", "--json", data_dir=trained_dir).document
+    newest = call("predict", "--json", data_dir=data_dir).document
 
     assert (run.returncode, out, err) == (130, "", "")
     assert lines == [{"version": newest["version"], **row} for row in newest["predictions"]]
+    recorded = [(r.version, r.ts, r.symbol, r.p, r.raw, r.refused) for r in read_ledger(data_dir / "ledger")]
+    assert recorded == [
+        tuple(line[key] for key in ("version", "ts", "symbol", "p", "raw", "refused")) for line in lines
+    ]
 
 
 # Two minutes after the last candle has closed.

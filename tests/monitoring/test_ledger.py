@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mltrain.card.lineage import read_lineage
 from mltrain.documents.records import to_json
 from mltrain.errors import InputError, LockedError, MachineError
 from mltrain.monitoring import ledger as module
 from mltrain.monitoring.ledger import Ledger, LedgerRow, LedgerTail, format_at, read_ledger
+from mltrain.serving.answers import Answer
 from mltrain.storage.locks import lock_folder
 from mltrain.times import DAY_MS, LAST_MS, MINUTE_MS, format_ms, parse_time
 from support import disk_faults
@@ -182,7 +184,7 @@ class TestChain:
 
         with pytest.raises(InputError, match=r"2025-10-17\.jsonl is (not a regular file|a symbolic link)"):
             list(read_ledger(folder))
-        with pytest.raises(InputError, match=r"2025-10-17\.jsonl is not a regular file"):
+        with pytest.raises(MachineError, match=r"2025-10-17\.jsonl is not a regular file: an answer"):
             append(folder, row(1, day=2))
 
     def test_a_line_without_an_end_is_not_held_in_memory(self, folder):
@@ -268,7 +270,9 @@ class TestDays:
         with Ledger(folder) as ledger:
             ledger.append([row(3, day=1)])
             shutil.rmtree(folder)
-            with pytest.raises(MachineError, match="No such file or directory; an answer that cannot be recorded"):
+            with pytest.raises(
+                MachineError, match=r"No such file or directory[^:]*: an answer that cannot be recorded"
+            ):
                 ledger.append([row(4, day=1)])
             append(folder, row(5, day=1))
             ledger.append([row(6, day=1)])
@@ -284,6 +288,86 @@ def append_many(folder, number):
     ledger = Ledger(folder)
     for count in range(40):
         ledger.append([replace(row(count), version=str(number), at=format_at(NOON_MS + count * 6 * DAY_MS // 40))])
+
+
+class TestLastRows:
+    def test_returns_the_newest_row_of_each_symbol(self, tmp_path):
+        """Over day files and the chunks in which they are read; of a symbol without rows there is none."""
+        rows = [replace(row(n, day=n // 20), symbol="ABCD"[n % 2]) for n in range(60)]
+        with Ledger(tmp_path) as ledger:
+            ledger.append([replace(row(0), symbol="C"), *rows])
+            found = ledger.last_rows(["A", "B", "C", "D"])
+
+        assert found == {"A": rows[-2], "B": rows[-1], "C": replace(row(0), symbol="C")}
+
+    @pytest.mark.parametrize("chunk", [1, 7, 500, 10_000])
+    def test_the_size_of_a_chunk_does_not_matter(self, folder, monkeypatch, chunk):
+        """And the torn end of a line does not, either."""
+        with (folder / "2025-10-16.jsonl").open("ab") as file:
+            file.write(b'{"symbol":"BTCUSDT"')
+        lines = (folder / "2025-10-16.jsonl").read_bytes().splitlines()[:2]
+        monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
+        fd = os.open(folder / "2025-10-16.jsonl", os.O_RDONLY)
+        read = list(module._read_backwards(fd))
+        os.close(fd)
+
+        assert read == lines[::-1]
+
+    def test_a_symbol_is_looked_for_in_the_newest_days(self, tmp_path):
+        """A ledger of years is not read through for one that it has never seen."""
+        with Ledger(tmp_path) as ledger:
+            for day in range(8):
+                ledger.append([replace(row(0, day=day), symbol="ABCDEFGH"[day])])
+
+            assert list(ledger.last_rows("ABCDEFGH")) == list("HGFEDCB")
+
+    def test_a_changed_row_is_an_error(self, folder):
+        """It names the file."""
+        path = folder / "2025-10-16.jsonl"
+        path.write_bytes(path.read_bytes().replace(b'"missed":2', b'"missed":3'))
+
+        with Ledger(folder) as ledger, pytest.raises(InputError, match=r"10-16\.jsonl: does not match its own hash"):
+            ledger.last_rows(["BTCUSDT"])
+
+
+class TestRecord:
+    def test_an_answer_becomes_a_row_of_the_clock_s_time(self, tmp_path):
+        """With the hash of the code that ran; times are text."""
+        answer = Answer(
+            ts_ms=NOON_MS,
+            symbol="BTCUSDT",
+            version="2025-10-14",
+            ops_sha256=None,
+            p=0.5,
+            raw=0.25,
+            prices=(3.0, 1.0, None),
+            source_ms=NOON_MS + 1,
+            latency_ms=0.12345,
+        )
+        with Ledger(tmp_path, clock=lambda: NOON_MS / 1000 + 60.5) as ledger:
+            ledger.record([answer, replace(answer, ops_sha256="1" * 64), replace(answer, p=None, refused="stale")])
+            ledger.record([replace(answer, symbol="\ud800" * 400, ts_ms=None, source_ms=None)])
+        first, with_ops, refused, odd = read_ledger(tmp_path)
+
+        assert first == LedgerRow(
+            at="2025-10-15T12:01:00.500Z",
+            ts="2025-10-15T12:00:00Z",
+            symbol="BTCUSDT",
+            version="2025-10-14",
+            code_sha256=read_lineage().package_sha256,
+            p=0.5,
+            raw=0.25,
+            refused=None,
+            permit=None,
+            high=3.0,
+            low=1.0,
+            close=None,
+            source_at="2025-10-15T12:00:00.001Z",
+            latency_ms=0.123,
+        )
+        assert with_ops == replace(first, code_sha256=with_ops.code_sha256) != first
+        assert refused == replace(first, p=None, refused="stale")
+        assert (odd.ts, odd.source_at, odd.symbol[:7]) == (None, None, "'\\ud800")
 
 
 class TestSeveralWriters:
@@ -324,7 +408,7 @@ class TestSeveralWriters:
         monkeypatch.setattr(module, "FOLDER_WAIT_S", 0.0)
         with (
             lock_folder(folder, purpose="x"),
-            pytest.raises(LockedError, match=r"holds .*ledger/\.lock, and an answer"),
+            pytest.raises(LockedError, match=r"holds .*ledger/\.lock: an answer"),
         ):
             append(folder, row(3, day=1))
         append(folder, row(3, day=1))
@@ -354,7 +438,7 @@ class TestFaultsOfTheDisk:
             with monkeypatch.context() as patch:
                 patch.setattr(os, "write", fail)
                 for _ in range(2):
-                    with pytest.raises(MachineError, match=r"No space left .*; an answer that cannot") as caught:
+                    with pytest.raises(MachineError, match=r"No space left .*[^:]*: an answer that cannot") as caught:
                         ledger.append([row(4, day=1)])
             ledger.append([row(5, day=1)])
 

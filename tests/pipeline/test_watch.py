@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from dataclasses import replace
 
@@ -10,7 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mltrain.errors import InputError, MachineError
 from mltrain.features.registry import parse_registry
+from mltrain.monitoring.ledger import Ledger, format_at, hash_own_package, read_ledger
 from mltrain.pipeline.predict import open_followed_model
 from mltrain.pipeline.watch import MAX_PAUSE_S, Watch, watch
 from mltrain.progress import Silent
@@ -20,7 +23,7 @@ from mltrain.simulator.server import SimServer
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
-from mltrain.times import MINUTE_MS, TimeRange
+from mltrain.times import MINUTE_MS, TimeRange, parse_time
 from mltrain.training.booster import normalise_model_text
 from mltrain.training.calibration import Calibrator
 from mltrain.training.lightgbm_import import import_lightgbm
@@ -55,12 +58,12 @@ def model(trained):
     return open_followed_model(workshop.store, None, allow_no_go=False)[0]
 
 
-def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):
-    """Return the rows and the warnings of a watch of so many candles."""
+def watched(model, faults, minutes, *, latency_ms=0.0, progress=None, start_ms=START_MS, ledger=None):
+    """Return the rows, without the version, and the warnings of a watch of so many candles."""
     pacer, progress = Pacer(), progress or Silent()
     with SimServer(
         signal="strong",
-        clock_ms=START_MS,
+        clock_ms=start_ms,
         ticking=True,
         faults=faults,
         monotonic=pacer.monotonic_s,
@@ -68,11 +71,12 @@ def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):
     ) as server:
         rules = NetworkRules(max_wait_s=90.0)
         source = BinanceSource("1m", server.base_url, rules=rules, clock=pacer, rng=random.Random(1))  # noqa: S311
-        watching = Watch(model, source, progress)
+        watching = Watch(model, source, progress, ledger=ledger)
         watching.check_symbols()
         rows = []
         for table in watch(watching, pacer.wait):
-            rows += table.to_dicts()
+            assert table["version"].to_list() == [model.version] * table.height
+            rows += table.drop("version").to_dicts()
             if len({row["ts"] for row in rows}) >= minutes:
                 break
     return rows, progress.warnings
@@ -215,3 +219,86 @@ def grow(feature_set):
     data = lightgbm.Dataset(x, (x[:, 0] > 0).astype(int), feature_name=list(feature_set.names))
     params = {"objective": "binary", "verbosity": -1, "num_threads": 1, "num_leaves": 4}
     return normalise_model_text(lightgbm.train(params, data, 3).model_to_string())
+
+
+class TestLedger:
+    """A watch with a ledger."""
+
+    def test_every_row_is_recorded_with_its_candle_and_the_clocks(self, model, tmp_path):
+        """With the prices from which its outcome can be computed, and the time of each clock."""
+        with Ledger(tmp_path, clock=lambda: START_MS / 1000) as ledger:
+            rows, _ = watched(model, [], 5, ledger=ledger)
+        recorded = list(read_ledger(tmp_path))
+        window = TimeRange(START_MS - MINUTE_MS, START_MS + 9 * MINUTE_MS)
+        candles = {
+            s: SimSource(signal="strong").candles(s, window).rows_by_key("ts", named=True) for s in model.symbols
+        }
+
+        assert len(recorded) == len(rows)
+        for row, found in zip(rows, recorded, strict=True):
+            (candle,) = candles[row["symbol"]][row["ts"]]
+            assert (found.p, found.raw, found.refused) == (row["p"], row["raw"], row["refused"])
+            assert (found.ts, found.symbol) == (row["ts"].strftime("%Y-%m-%dT%H:%M:%SZ"), row["symbol"])
+            assert (found.high, found.low, found.close) == (candle["high"], candle["low"], candle["close"])
+            assert 0 <= parse_time(found.source_at) - parse_time(found.ts) - MINUTE_MS < MINUTE_MS
+            assert found.at == format_at(START_MS)
+            assert (found.version, found.missed, found.permit) == (model.version, 0, None)
+            assert found.code_sha256 == hash_own_package()
+            assert 0 < found.latency_ms < 60_000
+
+    def test_a_restart_says_what_it_missed(self, model, tmp_path):
+        """On the first row of each symbol; a candle that is answered again was not missed."""
+        for start_ms in (START_MS, START_MS + 9 * MINUTE_MS, START_MS + 10 * MINUTE_MS):
+            with Ledger(tmp_path) as ledger:
+                watched(model, [], 3, start_ms=start_ms, ledger=ledger)
+        found = {symbol: [r.missed for r in read_ledger(tmp_path) if r.symbol == symbol] for symbol in model.symbols}
+
+        assert found == {symbol: [0, 0, 0, 6, 0, 0, 0, 0, 0] for symbol in model.symbols}
+
+    def test_an_exception_in_scoring_is_recorded_once_for_a_candle(self, model, tmp_path):
+        """And raised as without a ledger: one that may pass becomes a warning, and the candle is tried again."""
+        failing = Failing(model, InputError("impossible"), calls=(2, 3))
+        with Ledger(tmp_path) as ledger:
+            rows, warnings = watched(failing, [], 4, ledger=ledger)
+            with pytest.raises(ZeroDivisionError):
+                watched(Failing(model, ZeroDivisionError(), calls=(1,)), [], 4, ledger=ledger)
+        recorded = list(read_ledger(tmp_path))
+
+        assert [w for w in warnings if "impossible" in w] != []
+        assert [r.refused for r in recorded].count("error") == 2
+        assert recorded[-1].refused == "error"
+        assert [r.p for r in recorded if r.refused != "error"] == [row["p"] for row in rows]
+
+    def test_what_cannot_be_recorded_is_not_returned(self, model, tmp_path):
+        """The watch ends."""
+        with Ledger(tmp_path / "ledger") as ledger:
+            shutil.rmtree(tmp_path / "ledger")
+            with pytest.raises(MachineError, match="an answer that cannot be recorded is not given"):
+                watched(model, [], 1, ledger=ledger)
+
+    def test_a_changed_ledger_is_not_continued(self, model, tmp_path):
+        """It is found before the first answer."""
+        with Ledger(tmp_path) as ledger:
+            watched(model, [], 1, ledger=ledger)
+        (path,) = tmp_path.glob("*.jsonl")
+        path.write_bytes(path.read_bytes().replace(b'"missed":0', b'"missed":1'))
+
+        with Ledger(tmp_path) as ledger, pytest.raises(InputError, match=r"\.jsonl: does not match its own hash"):
+            watched(model, [], 1, ledger=ledger)
+
+
+class Failing:
+    """A model that fails in some of its calls with candles, counted from 1."""
+
+    def __init__(self, model, error, calls):
+        self._model, self._error, self._calls, self._count = model, error, calls, 0
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def predict_candles(self, candles, **options):
+        """Score the candles, or fail."""
+        self._count += bool(candles)
+        if candles and self._count in self._calls:
+            raise self._error
+        return self._model.predict_candles(candles, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, TypeAlias
 
@@ -329,6 +330,7 @@ def watch(
     ops: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
+    ledger: bool = False,
     progress: ProgressLike | None = None,
     now_ms: int | None = None,
     wait: Callable[[float], None] = time.sleep,
@@ -351,6 +353,7 @@ def watch(
         ops: As in `predict`.
         data_dir: The data folder.
         slot: As in `predict`.
+        ledger: Record each prediction in the folder `ledger` of the data folder before it is given.
         progress: Receives a warning for each fault of the source, which is polled again after a pause.
         now_ms: The time of the call, ms UTC; None: the machine's clock.
         wait: Called with the seconds to wait until the next request.
@@ -360,10 +363,14 @@ def watch(
 
     Raises:
         UsageError: Arguments contradict each other, or the source has no new candles.
-        InputError: There is no such version, it was never promoted, or the source lacks a symbol.
+        InputError: There is no such version, it was never promoted, or the source lacks a symbol; or the ledger's
+            newest rows were changed.
         SourceError: The source does not answer the first request.
+        MachineError: The ledger cannot be written: what cannot be recorded is not given, and the iterator ends.
+        LockedError: Another process held the lock of the ledger for too long.
     """
     import mltrain.pipeline.watch as watching
+    from mltrain.monitoring.ledger import LEDGER, Ledger
 
     options: SourceOptions = {
         "source": source,
@@ -392,14 +399,17 @@ def watch(
         )
     # The clock of files is their last candle, by which none would ever be stale.
     clock = time.time if opened.name == "files" else None
-    watched = watching.Watch(model, opened, shown, inputs=_as_given(inputs), clock=clock)
+    opened_ledger = Ledger(check_path(data_dir, "data_dir") / LEDGER) if ledger else None
+    watched = watching.Watch(model, opened, shown, inputs=_as_given(inputs), clock=clock, ledger=opened_ledger)
     # Here, so that a wrong argument is an error of the call and not of the first step.
     watched.check_symbols()
 
     def follow() -> Iterator[WatchedPrediction]:
-        for rows in watching.watch(watched, wait):
-            for found in _as_predictions(rows):
-                yield WatchedPrediction(model.version, found.ts, found.symbol, found.p, found.raw, found.refused)
+        with opened_ledger or nullcontext():
+            for rows in watching.watch(watched, wait):
+                for row in rows.to_dicts():
+                    row["ts"] = row["ts"].strftime(TIME_FORMAT)
+                    yield WatchedPrediction(**row)
 
     return follow()
 

@@ -18,6 +18,9 @@ DEPENDENCIES: Final = (
 )
 _GIT_HASH_CHARACTERS: Final = 40
 
+#: The folder of this package.
+PACKAGE: Final = Path(version_module.__file__).parent
+
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
@@ -46,16 +49,15 @@ class Lineage:
 
 def read_lineage() -> Lineage:
     """Return the code, the libraries and the machine of this process."""
-    package = Path(version_module.__file__).parent
     return Lineage(
         mltrain=version_module.__version__,
-        package_sha256=_hash_package(package),
+        package_sha256=hash_package(PACKAGE),
         dependencies=tuple((name, _installed_version(name)) for name in DEPENDENCIES),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         cpu=cpu_name(),
         cores=available_cores(),
-        git_commit=_git_commit(package),
+        git_commit=_git_commit(PACKAGE),
     )
 
 
@@ -67,7 +69,7 @@ def _installed_version(distribution: str) -> str:
         return "absent"
 
 
-def _hash_package(package: Path) -> str:
+def hash_package(package: Path) -> str:
     """Return one SHA-256 over the names and the bytes of the .py and .json files in a package's folder."""
     files = sorted(p for p in package.rglob("*") if p.suffix in {".py", ".json"})
     lines = (f"{sha256_bytes(p.read_bytes())}  {p.relative_to(package).as_posix()}\n" for p in files)

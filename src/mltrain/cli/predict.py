@@ -93,6 +93,10 @@ Watching = Annotated[
     bool,
     output_option("--watch", help="Print one line per candle as it closes, until Ctrl-C; with --json, JSON lines."),
 ]
+Recording = Annotated[
+    bool,
+    output_option("--ledger", help="With --watch: record each line in the folder ledger of the data folder first."),
+]
 FailOn = Annotated[
     FailOnRefused | None,
     output_option("--fail-on-refused", help="Exit 3 if all rows were refused, if any was, or never. Default: all."),
@@ -143,6 +147,7 @@ def predict(
     inputs: Inputs = None,
     explain: Explain = False,
     watching: Watching = False,
+    ledger: Recording = False,
     fail_on_refused: FailOn = None,
     as_of: AsOf = None,
     ops: OpsOption = None,
@@ -156,6 +161,7 @@ def predict(
         and (input_ is not None or output is not None or explain),
         "--watch continues after refused candles: --fail-on-refused and --as-of do not go with it": watching
         and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}),
+        "--ledger goes with --watch": ledger and not watching,
         "--output-format needs --output": output_format is not None and output is None,
     }
     if conflict := next((message for message, given in conflicts.items() if given), None):
@@ -185,6 +191,7 @@ def predict(
             allow_no_go=allow_no_go,
             data_dir=session.data_dir,
             slot=session.slot,
+            ledger=ledger,
             progress=session.progress,
             now_ms=session.now_ms,
         )

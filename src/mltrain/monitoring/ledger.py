@@ -22,8 +22,10 @@ import time
 import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
+from mltrain.card.lineage import PACKAGE, hash_package
 from mltrain.documents.records import Limits, RecordError, read_record, record, to_json
 from mltrain.documents.values import NOT_FINITE, Located, Sha256, is_unicode
 from mltrain.errors import InputError, LockedError, MachineError
@@ -35,13 +37,15 @@ from mltrain.storage.folders import make_folder
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import FOLDER_WAIT_S
 from mltrain.storage.writing import end_of_last_line, write_all
-from mltrain.times import format_seconds
+from mltrain.times import format_ms, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from mltrain.documents.records import Violation
+    from mltrain.documents.values import Json
+    from mltrain.serving.answers import Answer
 
 #: The folder of the ledger in the data folder.
 LEDGER: Final = "ledger"
@@ -60,9 +64,13 @@ _SECONDS: Final = r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01
 _TIME: Final = re.compile(_SECONDS + r"(?:\.[0-9]{3})?Z")
 # Always with ms, so that texts are in the order of time.
 _AT: Final = re.compile(_SECONDS + r"\.[0-9]{3}Z")
+_SYMBOL: Final = re.compile(rb'"symbol":"([A-Z0-9]{1,40})"')
 _MAX_TEXT: Final = 300
+# How far back the newest row of a symbol is looked for.
+_NEWEST_DAYS: Final = 7
 # Stands for the hash of a line that is not known, because the days before were deleted or are not read.
 _UNKNOWN: Final = "unknown"
+_WITHHELD: Final = "an answer that cannot be recorded is not given"
 _DAMAGE_HINT: Final = "restore the file from a backup, or move the folder away: a new ledger is begun"
 
 
@@ -171,15 +179,19 @@ class Ledger:
 
     Args:
         folder: The folder of the ledger, created if absent.
+        clock: Returns seconds since 1970, UTC: the time of an answer.
 
     Raises:
         MachineError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
+        self._clock = clock
         self._begin()
         make_folder(folder)
+        # The package as it is now, which an upgrade may replace while this process runs.
+        hash_own_package()
 
     def _begin(self) -> None:
         """Begin without an open file, as a new process does."""
@@ -206,8 +218,37 @@ class Ledger:
             if fd is not None:
                 os.close(fd)
 
-    def __reduce__(self) -> tuple[type[Ledger], tuple[Path]]:
-        return Ledger, (self._folder,)
+    def __reduce__(self) -> tuple[partial[Ledger], tuple[Path]]:
+        return partial(Ledger, clock=self._clock), (self._folder,)
+
+    def record(self, answers: Sequence[Answer]) -> None:
+        """Append the answers of a model that are given now; errors as in `append`."""
+        at = format_at(int(self._clock() * 1000))
+        self.append([_as_row(answer, at) for answer in answers])
+
+    def last_rows(self, symbols: Iterable[str]) -> dict[str, LedgerRow]:
+        """Return the newest row of each symbol; one without a row in the newest seven days is left out.
+
+        Raises:
+            InputError: Such a row was changed; the message names its file.
+            MachineError: A file cannot be read.
+        """
+        missing, found = set(symbols), dict[str, LedgerRow]()
+        for path in reversed(_list_days(self._folder)[-_NEWEST_DAYS:]):
+            if not missing:
+                break
+            with opened_for_reading(path, _MAX_FILE_BYTES, "the ledger") as fd:
+                for line in _read_backwards(fd):
+                    # Faster than to read every line; the form of a line is canonical.
+                    named = _SYMBOL.search(line)
+                    symbol = named and named[1].decode()
+                    if symbol not in missing:
+                        continue
+                    found[symbol], _ = _read_line(line, str(path))
+                    missing.remove(symbol)
+                    if not missing:
+                        break
+        return found
 
     def append(self, rows: Sequence[LedgerRow]) -> None:
         """Append rows, in order, as one write.
@@ -216,7 +257,6 @@ class Ledger:
             MachineError: They could not be written, or earlier ones not be flushed: the answers must not be given.
                 Some of the rows may have been written.
             LockedError: Another process held the lock for too long.
-            InputError: The newest file is not a regular file.
         """
         if not rows:
             return
@@ -232,10 +272,9 @@ class Ledger:
                 # What the file holds now is not known. Another error of closing it would say less.
                 with suppress(OSError):
                     self._close_files()
-                cause = as_machine_error(err, path, "append to")
-                raise MachineError(
-                    f"{cause.message}; an answer that cannot be recorded is not given", hint=cause.hint
-                ) from err
+                raise _withhold(as_machine_error(err, path, "append to")) from err
+            except (InputError, MachineError) as err:
+                raise _withhold(err) from err
         self._unsynced.set()
 
     @contextmanager
@@ -255,7 +294,7 @@ class Ledger:
             except BlockingIOError:
                 if time.monotonic() >= deadline_s:
                     raise LockedError(
-                        f"another mltrain holds {path}, and an answer that cannot be recorded is not given",
+                        f"another mltrain holds {path}: {_WITHHELD}",
                         hint=f"end it: `fuser {path}` shows the processes",
                     ) from None
                 time.sleep(_LOCK_POLL_S)
@@ -382,6 +421,11 @@ def _sync_often(ledger: weakref.ref[Ledger], unsynced: threading.Event, closed: 
         closed.wait(SYNC_S)
 
 
+def _withhold(err: InputError | MachineError) -> MachineError:
+    """Return the error of an append that failed."""
+    return MachineError(f"{err.message}: {_WITHHELD}", hint=err.hint)
+
+
 def _list_days(folder: Path) -> list[Path]:
     """Return the files of a ledger, oldest first; none if there is no folder."""
     try:
@@ -391,6 +435,66 @@ def _list_days(folder: Path) -> list[Path]:
         if isinstance(err.__cause__, FileNotFoundError):
             return []
         raise
+
+
+def _read_line(line: bytes, where: str) -> tuple[LedgerRow, Json]:
+    """Return the row of a line and the hash of the line before; raise InputError if it was changed."""
+    document, is_unchanged = unseal_line(line, where)
+    prev = document.pop("prev", None)
+    row = read_record(Located(document, where), LedgerRow)
+    if not is_unchanged:
+        raise InputError(f"{where}: {BROKEN_SEAL}", hint=_DAMAGE_HINT)
+    return row, prev
+
+
+def _read_backwards(fd: int) -> Iterator[bytes]:
+    """Yield the whole lines of an open file, last one first."""
+    end, tail = max(0, end_of_last_line(fd) - 1), b""
+    while end > 0:
+        start = max(0, end - CHUNK_BYTES)
+        tail, *lines = (os.pread(fd, end - start, start) + tail).split(b"\n")
+        yield from reversed(lines)
+        end = start
+    if tail:
+        yield tail
+
+
+def _as_row(answer: Answer, at: str) -> LedgerRow:
+    """Return the row of an answer that was given at `at`."""
+    high, low, close = answer.prices
+    symbol = answer.symbol
+    # A caller's name for a symbol may be anything.
+    if symbol is not None and (len(symbol) > _MAX_TEXT or not is_unicode(symbol)):
+        symbol = show(symbol)
+    return LedgerRow(
+        at=at,
+        ts=None if answer.ts_ms is None else format_ms(answer.ts_ms),
+        symbol=symbol,
+        version=answer.version,
+        code_sha256=_hash_code(answer.ops_sha256),
+        p=answer.p,
+        raw=answer.raw,
+        refused=answer.refused,
+        permit=answer.permit,
+        high=high,
+        low=low,
+        close=close,
+        source_at=None if answer.source_ms is None else format_ms(answer.source_ms),
+        latency_ms=None if answer.latency_ms is None else round(answer.latency_ms, 3),
+        missed=answer.missed,
+    )
+
+
+@cache
+def hash_own_package() -> str:
+    """Return the hash of this package's source, as it is at the first call."""
+    return hash_package(PACKAGE)
+
+
+@cache
+def _hash_code(ops_sha256: str | None) -> str:
+    """Return one hash of this package and of a module of user ops."""
+    return hash_own_package() if ops_sha256 is None else sha256_bytes(f"{hash_own_package()} {ops_sha256}".encode())
 
 
 def _read_last_sha256(path: Path) -> str | None:
@@ -469,11 +573,7 @@ class LedgerTail:
 
     def _check(self, line: bytes, where: str) -> LedgerRow:
         """Return the row of a line; raise InputError if it or the line before was changed."""
-        document, is_unchanged = unseal_line(line, where)
-        prev = document.pop("prev", None)
-        row = read_record(Located(document, where), LedgerRow)
-        if not is_unchanged:
-            raise InputError(f"{where}: {BROKEN_SEAL}", hint=_DAMAGE_HINT)
+        row, prev = _read_line(line, where)
         # A tuple: what a damaged line holds may not be hashable.
         if self._last_sha256 not in (_UNKNOWN, prev):
             raise InputError(f"{where}: {BROKEN_CHAIN}", hint=_DAMAGE_HINT)

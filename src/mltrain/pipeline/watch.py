@@ -5,10 +5,15 @@ clock of files is their last candle. Each poll asks for everything from the firs
 of any length loses no candle: they follow in order once the source answers again. A missing candle is requested again
 for some seconds before it counts as a gap; a symbol waits as long for its leader. After a fault of the source there is
 a warning, and the pauses grow. Rows that have become too old to act on are refused as stale.
+
+With a ledger, rows are recorded before they are returned. A watch that starts again goes on after the ledger's last
+line: the first row of each symbol says how many candles were not answered in between. It answers the newest closed
+candle at once, which may be one that was answered before.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,12 +22,14 @@ import polars as pl
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, SourceError
 from mltrain.pipeline.predict import read_inputs
+from mltrain.serving.answers import ERROR, Answer, find_prices
 from mltrain.serving.rows import MAX_AGE_BARS, STALE
-from mltrain.times import TimeRange, floor_to_grid, interval_ms
+from mltrain.times import TimeRange, floor_to_grid, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mltrain.monitoring.ledger import Ledger
     from mltrain.pipeline.predict import GivenInputs
     from mltrain.progress import Progress
     from mltrain.serving.model import Model
@@ -44,7 +51,7 @@ class Poll:
     """The result of one request for new candles.
 
     Attributes:
-        rows: ts, symbol, p, raw, refused of the new candles, by time; may be empty.
+        rows: ts, symbol, p, raw, refused, version of the new candles, by time; may be empty.
         wait_s: Seconds to wait before the next poll.
     """
 
@@ -62,6 +69,10 @@ class Watch:
         inputs: For `mltrain.pipeline.predict.read_inputs`, which reads the files of a folder again for new candles.
         clock: Returns seconds since 1970, as `time.time` does; decides which candles are stale. None: the source's
             clock.
+        ledger: Records the rows; None: nothing does.
+
+    Raises:
+        InputError: A row of the ledger was changed.
     """
 
     def __init__(
@@ -72,8 +83,10 @@ class Watch:
         *,
         inputs: GivenInputs = None,
         clock: Callable[[], float] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._inputs = inputs
+        self._ledger = ledger
         self._clock = clock
         self._model = model
         self._source = source
@@ -88,6 +101,10 @@ class Watch:
         # Per symbol: open time of each missing candle, ms UTC, and in how many polls in a row it was missing.
         self._missed_polls: dict[str, dict[int, int]] = {}
         self._failures = 0
+        # Per symbol, from the ledger: open time of the last candle that was answered before this watch began, ms UTC,
+        # until its first row; and that of the candle whose error was recorded last.
+        self._answered_before_ms = self._read_answered()
+        self._failed_ms: dict[str, int] = {}
 
     def _adopt_version(self) -> None:
         """Read lookback, symbols and leaders of the model's current version."""
@@ -130,9 +147,12 @@ class Watch:
             self._returned_until_ms.setdefault(symbol, end_ms - self._step_ms)
             if first_ms < end_ms:
                 requested[symbol] = TimeRange(first_ms, end_ms)
-        for symbol, new in self._source.candles_of(requested).items():
+        found = self._source.candles_of(requested)
+        found_s = time.perf_counter()
+        for symbol, new in found.items():
             self._add_candles(symbol, new, requested[symbol], clock_ms)
         rows = self._score_new(clock_ms)
+        self._record(rows, clock_ms, latency_ms=1000 * (time.perf_counter() - found_s))
         self._drop_old_candles(end_ms)
         if self._failures:
             self._progress.warn("the source answers again")
@@ -142,7 +162,7 @@ class Watch:
         return Poll(rows, (end_ms + self._step_ms - clock_ms + PUBLISH_DELAY_MS) / 1000)
 
     def _no_rows(self) -> pl.DataFrame:
-        return self._model.predict_candles({})
+        return self._model.predict_candles({}).with_columns(version=pl.lit(self._model.version))
 
     def _add_candles(self, symbol: str, new: pl.DataFrame, requested: TimeRange, clock_ms: int) -> None:
         """Add the candles that the source returned for a time range, and update until when candles are known.
@@ -173,7 +193,14 @@ class Watch:
             known_ms = self._known_until_ms[symbol]
             until_ms = max(min([known_ms, *leaders_known_ms]), min(overdue_ms, known_ms))
             if until_ms > self._returned_until_ms[symbol]:
-                tables.append(self._score(symbol, until_ms, clock_ms))
+                try:
+                    tables.append(self._score(symbol, until_ms, clock_ms))
+                except SourceError:
+                    # Of an input: nothing was scored.
+                    raise
+                except Exception:
+                    self._record_error(symbol, until_ms - self._step_ms, clock_ms)
+                    raise
                 returned[symbol] = until_ms
         self._returned_until_ms |= returned
         return pl.concat(tables).sort("ts", maintain_order=True) if tables else self._no_rows()
@@ -184,16 +211,70 @@ class Watch:
         first_ms = from_ms - (self._lookback_bars - 1) * self._step_ms
         candles = {name: _slice_times(self._candles[name], first_ms, until_ms) for name in [symbol, *self._leaders]}
         inputs = read_inputs(self._model, self._inputs, source=self._source, window=TimeRange(first_ms, until_ms))
-        table = self._model.predict_candles(candles, inputs=inputs, rows="all").filter(
-            (pl.col("symbol") == symbol) & (pl.col("ts").dt.timestamp("ms") >= from_ms)
-        )
+        version = None
+        # Until the answer is certainly of the version that is named with it: there may be a promotion at any time.
+        while version != self._model.version:
+            version = self._model.version
+            table = self._model.predict_candles(candles, inputs=inputs, rows="all")
+        table = table.filter((pl.col("symbol") == symbol) & (pl.col("ts").dt.timestamp("ms") >= from_ms))
         now_ms = clock_ms if self._clock is None else int(self._clock() * 1000)
         old = pl.col("ts").dt.timestamp("ms") + (1 + MAX_AGE_BARS) * self._step_ms <= now_ms
         return table.with_columns(
             p=pl.when(~old).then("p"),
             raw=pl.when(~old).then("raw"),
             refused=pl.when(old & pl.col("refused").is_null()).then(pl.lit(STALE)).otherwise("refused"),
+            version=pl.lit(version),
         )
+
+    def _read_answered(self) -> dict[str, int]:
+        """Return by symbol the open time, ms UTC, of the last candle that the ledger has a row of."""
+        rows = {} if self._ledger is None else self._ledger.last_rows(self._symbols)
+        return {symbol: parse_time(row.ts) for symbol, row in rows.items() if row.ts is not None}
+
+    def _record(self, rows: pl.DataFrame, clock_ms: int, *, latency_ms: float) -> None:
+        """Write rows to the ledger, before anybody acts on them."""
+        if self._ledger is None:
+            return
+        answers, ops_sha256 = [], self._ops_sha256()
+        for ts_ms, row in zip(times_ms(rows).tolist(), rows.drop("ts").iter_rows(named=True), strict=True):
+            symbol = row["symbol"]
+            before_ms = self._answered_before_ms.pop(symbol, None)
+            answers.append(
+                Answer(
+                    **row,
+                    ts_ms=ts_ms,
+                    ops_sha256=ops_sha256,
+                    prices=find_prices(self._candles[symbol], ts_ms),
+                    source_ms=clock_ms,
+                    latency_ms=latency_ms,
+                    missed=0 if before_ms is None else max(0, (ts_ms - before_ms) // self._step_ms - 1),
+                )
+            )
+        self._ledger.record(answers)
+
+    def _record_error(self, symbol: str, ts_ms: int, clock_ms: int) -> None:
+        """Write to the ledger that an exception prevented the answer for a candle; once if it comes again."""
+        if self._ledger is None or self._failed_ms.get(symbol) == ts_ms:
+            return
+        self._failed_ms[symbol] = ts_ms
+        prices = find_prices(self._candles[symbol], ts_ms)
+        self._ledger.record(
+            [
+                Answer(
+                    ts_ms=ts_ms,
+                    symbol=symbol,
+                    version=self._model.version,
+                    ops_sha256=self._ops_sha256(),
+                    refused=ERROR,
+                    prices=prices,
+                    source_ms=clock_ms,
+                )
+            ]
+        )
+
+    def _ops_sha256(self) -> str | None:
+        ops = self._model.feature_set.user_ops()
+        return None if ops is None else ops.sha256
 
     def _drop_old_candles(self, end_ms: int) -> None:
         """Drop the candles that no later row reads."""
