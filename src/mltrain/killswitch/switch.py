@@ -187,8 +187,9 @@ def halt(
         warnings.append(_stop_without_space(models, err))
     state = read_halts(models)
     if any(state.strictest_of(name) is None for name in names or (None,)):
+        problem = warnings[-1] if warnings else f"{models / HALT_FILE} was changed at the same time"
         raise MachineError(
-            f"serving is not halted: {warnings[-1] if warnings else f'{models / HALT_FILE} was changed at the same time'}",
+            f"serving is not halted: {problem}",
             hint="stop the processes that serve",
         )
     in_force = next((each for each in state.halts if _is_same(each, wanted)), wanted)
