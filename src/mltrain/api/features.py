@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from mltrain.api.references import SnapshotRef
     from mltrain.api.workspace import PathText, ProgressLike, Time
     from mltrain.candles.input_tables import InputSpec
+    from mltrain.features.label_spec import LabelSpec
     from mltrain.features.profile import FeatureProfile
     from mltrain.features.registry import FeatureInfo
-    from mltrain.features.spec import FeatureSet, LabelSpec, Registry
+    from mltrain.features.spec import FeatureSet, Registry
     from mltrain.guards.evidence import GuardResult
     from mltrain.pipeline.export_features import ExportedFeatures
 

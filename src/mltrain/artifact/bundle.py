@@ -26,7 +26,7 @@ from mltrain.storage.hashing import sha256_bytes
 from mltrain.training.calibration import Calibrator, Knots, Method
 
 if TYPE_CHECKING:
-    from mltrain.features.spec import LabelSpec
+    from mltrain.features.label_spec import LabelSpec
 
 MAX_BUNDLE_BYTES: Final = 256 << 20
 FORMAT: Final = 1

@@ -15,7 +15,8 @@ from mltrain.documents.records import to_json
 from mltrain.features.spec import columns_read
 
 if TYPE_CHECKING:
-    from mltrain.features.spec import FeatureSet, LabelSpec
+    from mltrain.features.label_spec import LabelSpec
+    from mltrain.features.spec import FeatureSet
 
 
 @dataclass(frozen=True, slots=True)

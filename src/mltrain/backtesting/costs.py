@@ -12,7 +12,7 @@ from mltrain.documents.records import Limits, record
 from mltrain.errors import UsageError
 from mltrain.names import show
 from mltrain.times import DAY_MS
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

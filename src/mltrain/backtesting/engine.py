@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mltrain.backtesting.costs import measure_recent_trading, trades_through
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ from mltrain.names import show
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
 from mltrain.times import HOUR_MS, MINUTE_MS, TimeRange, format_ms
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ from mltrain.backtesting.overfitting import probabilistic_sharpe
 from mltrain.documents.records import TimeMs, record
 from mltrain.times import DAY_MS
 from mltrain.training.bootstrap import Interval, plan_bootstrap
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

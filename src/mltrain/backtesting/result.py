@@ -12,7 +12,7 @@ from mltrain.backtesting.performance import Performance
 from mltrain.backtesting.policies import Policy
 from mltrain.documents.records import Limits, TimeMs, record
 from mltrain.documents.values import Sha256
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 
 #: A backtest's name: that of the version, the UTC date, and a number from the second one of a day on.
 BACKTEST: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.[0-9]{1,6})?-[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.[0-9]{1,6})?")

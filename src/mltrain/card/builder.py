@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mltrain.card.training_results import Training, TrainingData
     from mltrain.documents.values import Json
-    from mltrain.features.spec import LabelSpec
+    from mltrain.features.label_spec import LabelSpec
     from mltrain.gates.latency import Latency
     from mltrain.snapshots.snapshot_record import SymbolFacts
     from mltrain.training.bootstrap import MetricIntervals

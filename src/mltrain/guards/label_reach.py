@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.features.spec import FeatureSet, LabelSpec
+    from mltrain.features.label_spec import LabelSpec
+    from mltrain.features.spec import FeatureSet
     from mltrain.guards.evidence import Findings
 
 # Candles of one symbol -> `ts`, `label_end` (UTC ms) and `y` of each.

@@ -17,7 +17,7 @@ from mltrain.pipeline.evaluate import read_model_candles
 from mltrain.report.version_data import OOF_FILE
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.times import interval_ms
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 
 if TYPE_CHECKING:
     from pathlib import Path

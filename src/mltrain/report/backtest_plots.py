@@ -14,7 +14,7 @@ from mltrain.report.backtest_texts import list_tier_costs, price_cost_bps
 from mltrain.report.scales import linear_scale, time_scale, widen
 from mltrain.report.svg import DotRow, Missing, Plot, Segment, Strip, draw_dot_rows, draw_strips, make_figure
 from mltrain.times import format_minutes
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

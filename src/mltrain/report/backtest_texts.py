@@ -12,7 +12,7 @@ from mltrain.backtesting.result import GATE_OVERFITTING, GATE_SHARPE
 from mltrain.report.texts import DASH, Tile, format_number, format_percent
 from mltrain.times import day_name, format_minutes, format_ms
 from mltrain.training.bootstrap import MIN_DAYS
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from sklearn.utils import Tags
 
     from mltrain.artifact.bundle import Bundle
-    from mltrain.features.spec import FeatureSet, LabelSpec
+    from mltrain.features.label_spec import LabelSpec
+    from mltrain.features.spec import FeatureSet
     from mltrain.serving.live_model import PointerState
     from mltrain.serving.loaded_model import LoadedModel
     from mltrain.serving.rows import FeatureRows, WhichRows

@@ -23,7 +23,7 @@ import polars as pl
 from mltrain.candles.frame import times_ms
 from mltrain.times import DAY_MS, FIRST_MONDAY_MS
 from mltrain.training.bootstrap import Estimate
-from mltrain.training.label import BPS
+from mltrain.training.label_rules import BPS
 from mltrain.training.metrics import equal_mass_bins
 from mltrain.training.slices import TERCILES
 

@@ -8,22 +8,20 @@ comes before the candle that decides, the label is null; `shift` and a compariso
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import find_segments, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.features.computation import count_consecutive_bars, evaluate
 from mltrain.features.ops.volatility import realised_volatility
+from mltrain.training.label_rules import Prices, find_outcomes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mltrain.features.spec import LabelSpec
-
-# Basis points in a ratio of one.
-BPS: Final = 10_000
+    from mltrain.features.label_spec import LabelSpec
 
 
 def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataFrame:
@@ -45,85 +43,34 @@ def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataF
         null if unknown.
     """
     h = label.horizon_bars
-    ts_ms, close = times_ms(frame), frame["close"].to_numpy()
-    # On a grid, h rows later is h intervals later exactly if no candle is missing between them.
-    is_whole = ts_ms[h:] - ts_ms[:-h] == h * step_ms
-    moves = np.where(is_whole, close[h:] - close[:-h], np.nan)
-    unknown = np.full(min(h, ts_ms.size), np.nan)
-    next_move, last_move = np.concatenate([moves, unknown]), np.concatenate([unknown, moves])
-    end_bars = np.full(ts_ms.size, h)
-    if label.kind == "barrier":
-        touched, end_bars = _find_touches(frame, label, step_ms)
-        # A touch decides, also before a gap; without a touch the move decides, or it is a tie.
-        is_timeout = (touched == _NO_TOUCH) & ~np.isnan(next_move)
-        is_known = is_timeout | (touched == _UPPER) | (touched == _LOWER) | (touched == _BOTH)
-        has_sign = is_timeout if label.timeout == "sign" else np.zeros_like(is_timeout)
-        is_up = (touched == _UPPER) | (has_sign & (next_move > 0))
-        is_tie = (touched == _BOTH) | (is_timeout & ~(has_sign & (next_move != 0)))
-        has_label = is_known & (~is_tie | (has_sign & (label.ties == "down")))
-    else:
-        cost = close * (label.cost_bps / BPS)
-        is_known, is_tie, is_up = ~np.isnan(next_move), np.abs(next_move) <= cost, next_move > cost
-        has_label = is_known & ~is_tie if label.ties == "drop" else is_known
+    is_barrier = label.kind == "barrier"
+    prices = Prices(
+        ts_ms=times_ms(frame),
+        close=frame["close"].to_numpy(),
+        step_ms=step_ms,
+        high=frame["high"].to_numpy() if is_barrier else None,
+        low=frame["low"].to_numpy() if is_barrier else None,
+    )
+    found = find_outcomes(prices, label, _find_volatility(frame, label, step_ms))
+    last_move = np.concatenate([np.full(min(h, frame.height), np.nan), prices.moves(h)])
     return pl.DataFrame(
         [
             frame["ts"],
-            pl.Series("label_end", ts_ms + end_bars * step_ms),
-            _nullable("y", is_up, has_label, pl.UInt8),
-            _nullable("tie", is_tie, is_known, pl.Boolean),
+            pl.Series("label_end", prices.ts_ms + found.end_bars * step_ms),
+            _nullable("y", found.is_up, found.has_label, pl.UInt8),
+            _nullable("tie", found.is_tie, found.is_known, pl.Boolean),
             _nullable("last_move", np.sign(last_move), ~np.isnan(last_move), pl.Int8),
         ]
     )
 
 
-# What a candle's barriers met with first within the horizon.
-_UNKNOWN, _NO_TOUCH, _UPPER, _LOWER, _BOTH = range(5)
-
-
-def _find_touches(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
-    """Return which barrier each candle's price touched first, shape (n,), and after how many bars, shape (n,).
-
-    Unknown if the distances are, or a gap or the end of the data comes first. Without a touch, the bars are those of
-    the horizon.
-    """
-    ts_ms = times_ms(frame)
-    close, high, low = (frame[name].to_numpy() for name in ("close", "high", "low"))
-    above, below = _find_distances(frame, label, step_ms)
-    upper, lower = close * (1 + above), close * (1 - below)
-    # Number of bars after each candle until the next gap or the end of the data.
-    following = np.zeros(ts_ms.size, np.int64)
-    for start, stop in find_segments(ts_ms, step_ms):
-        following[start:stop] = np.arange(stop - start - 1, -1, -1)
-    touched = np.full(ts_ms.size, _UNKNOWN, np.int8)
-    end_bars = np.full(ts_ms.size, label.horizon_bars, np.int64)
-    # A volatility of 0 is a barrier at the close, and one of more than the price a lower barrier below 0.
-    rows = np.flatnonzero((above > 0) & (below > 0) & (below < 1))
-    for bars in range(1, label.horizon_bars + 1):
-        rows = rows[following[rows] >= bars]
-        if not rows.size:
-            break
-        is_above, is_below = high[rows + bars] >= upper[rows], low[rows + bars] <= lower[rows]
-        is_touch = is_above | is_below
-        hit = rows[is_touch]
-        touched[hit] = np.where(is_above & is_below, _BOTH, np.where(is_above, _UPPER, _LOWER))[is_touch]
-        end_bars[hit] = bars
-        rows = rows[~is_touch]
-    touched[rows] = _NO_TOUCH
-    return touched, end_bars
-
-
-def _find_distances(
-    frame: pl.DataFrame, label: LabelSpec, step_ms: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distances of both barriers as shares of each close, shape (n,); NaN without a volatility."""
+def _find_volatility(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> NDArray[np.float64] | None:
+    """Return the volatility per bar at each candle, shape (n,), NaN where unknown; None if the label reads none."""
     if label.volatility_bars is None:
-        assert label.upper_bps is not None and label.lower_bps is not None  # noqa: S101, PT018 -- LabelSpec checks it
-        return np.full(frame.height, label.upper_bps / BPS), np.full(frame.height, label.lower_bps / BPS)
-    assert label.upper is not None and label.lower is not None  # noqa: S101, PT018 -- LabelSpec checks it
+        return None
     volatility = evaluate(frame, [realised_volatility(bars=label.volatility_bars).expr])[:, 0].to_numpy()
     is_whole = count_consecutive_bars(times_ms(frame), step_ms) >= label.lookback_bars
-    volatility = np.where(is_whole, volatility, np.nan)
-    return label.upper * volatility, label.lower * volatility
+    return np.where(is_whole, volatility, np.nan)
 
 
 def _nullable(

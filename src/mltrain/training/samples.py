@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.features.spec import FeatureSet, LabelSpec
+    from mltrain.features.label_spec import LabelSpec
+    from mltrain.features.spec import FeatureSet
 
 # Below this, a booster memorises its rows.
 MIN_TRAIN_ROWS: Final = 1_000
