@@ -1,4 +1,4 @@
-"""Load the training configuration: the packaged train.yml, the user's file over it, options over both."""
+"""Load the configurations: a packaged file, the user's file over it, and for a training options over both."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from mltrain.config.halt_config import HaltConfig
 from mltrain.config.train_config import TrainConfig
 from mltrain.documents.records import read_record
 from mltrain.documents.results import to_plain
@@ -74,6 +75,23 @@ def load_config(source: Path | Mapping[str, Any] | None, *, overrides: Mapping[s
         UsageError: An override has an unknown key or a value out of its range.
     """
     return _load(None if source is None else _read_user_config(source), overrides)
+
+
+def load_halt_config(source: Path | Mapping[str, Any] | None) -> HaltConfig:
+    """Load the settings of the triggers: the packaged halt.yml, the user's file over it.
+
+    Args:
+        source: The user's file, or what it would hold as a mapping; None: the defaults alone.
+
+    Raises:
+        InputError: A file is unreadable, has an unknown key, a missing value or one out of its range; the message
+            names every violation with its line.
+    """
+    defaults = _read_yaml(packaged_config("halt.yml"))[0]
+    if source is None:
+        return read_record(defaults, HaltConfig)
+    user = _read_user_config(source)
+    return read_record(replace(user, value=_merge(defaults.value, user.value)), HaltConfig)
 
 
 def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple[Setting, ...]:
