@@ -58,6 +58,7 @@ class TestCandles:
             "p": pl.Float64,
             "raw": pl.Float64,
             "refused": pl.String,
+            "permit": pl.String,
         }
         assert table["symbol"].to_list() == list(candles)
         assert table["ts"].to_list() == [frame["ts"][-1] for frame in candles.values()]
@@ -211,13 +212,14 @@ class TestCandles:
         empty = one(model.predict_candles({"BTCUSDT": candles["BTCUSDT"].head(0)}))
         early = one(model.predict_candles({"BTCUSDT": candles["BTCUSDT"]}, now_ms=END_MS // 2))
 
-        assert empty == early == {"ts": None, "symbol": "BTCUSDT", "p": None, "raw": None, "refused": "too-few-bars"}
+        refused = {"ts": None, "symbol": "BTCUSDT", "p": None, "raw": None, "refused": "too-few-bars", "permit": None}
+        assert empty == early == refused
 
     def test_no_symbols_give_an_empty_table(self, model):
         """Without symbols the table has its columns and no rows."""
         table = model.predict_candles({})
 
-        assert table.shape == (0, 5)
+        assert table.shape == (0, 6)
 
     def test_one_frame_with_a_symbol_column_is_the_same(self, model, candles):
         """Candles of several symbols in one frame give the result of a mapping."""

@@ -62,6 +62,8 @@ def load(
     allow_no_go: bool = False,
     ops: str | None = None,
     require_signature: PathText | None = None,
+    allow_reduce: bool = False,
+    while_halted: bool = False,
     clock: Callable[[], float] | None = time.time,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
@@ -78,6 +80,9 @@ def load(
             code**; only this argument imports it.
         require_signature: Path of a public key (PEM): accept only versions that it has signed, now and after each
             promotion. The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
+        allow_reduce: Also return bare numbers while serving is restricted to reducing positions; the caller then asks
+            `Model.permit`.
+        while_halted: Load the model although serving is halted: its answers are refused until it is resumed.
         clock: Returns seconds since 1970, UTC. In calls for the newest candle without `now_ms`, candles that close
             later are left out, and a newest candle that is too old is refused as stale. None: every candle counts as
             closed and none as stale, as in a replay.
@@ -91,6 +96,7 @@ def load(
         UsageError: An argument has the wrong type, or `path` does not name a model.
         InputError: There is no such version, it is damaged, or it was never promoted; or the module of ops fails.
         OwnOpsError: The model was trained with user ops that `ops` does not name, or whose source has changed.
+        RefusedError: Serving is halted for every symbol of the model (halted), and `while_halted` was not given.
         MachineError: LightGBM's system library is missing, or the disk cannot be read.
 
     Warns:
@@ -105,7 +111,15 @@ def load(
         # Also says what is wrong if nothing was promoted, or if the pointer was lost.
         version, pointer = store.open_version(path), store.pointer_of(path)
         place = version.folder if pointer is None else pointer.path
-    return load(place, allow_no_go=allow_no_go, ops=ops, require_signature=require_signature, clock=clock)
+    return load(
+        place,
+        allow_no_go=allow_no_go,
+        ops=ops,
+        require_signature=require_signature,
+        allow_reduce=allow_reduce,
+        while_halted=while_halted,
+        clock=clock,
+    )
 
 
 def list_models(*, data_dir: PathText = DATA_DIR, progress: ProgressLike | None = None) -> ModelList:
@@ -293,6 +307,7 @@ def promote(
         check=None if other_meaning else check_same_meaning,
     )
     _warn_of_other_meaning(store, moved, read_progress(progress))
+    _warn_of_halt(store, read_progress(progress))
     return moved
 
 
@@ -337,7 +352,17 @@ def rollback(
     else:
         raise UsageError("no version to roll back to", hint="name one, or set previous=True")
     _warn_of_other_meaning(store, moved, read_progress(progress))
+    _warn_of_halt(store, read_progress(progress))
     return moved
+
+
+def _warn_of_halt(store: Store, progress: Progress) -> None:
+    """Say that serving is halted, which no move of the pointer changes."""
+    from mltrain.killswitch.gate import HaltGate
+
+    strictest = HaltGate(store.models).state().strictest_of(None)
+    if strictest is not None:
+        progress.warn(f"{strictest.describe()}; that stays so until `mltrain resume`")
 
 
 def _check_slot(store: Store, ref: str, slot: str | None) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, TypeAlias
 
 from mltrain.api.references import version_text
 from mltrain.api.sources import read_network_rules, read_source_spec
@@ -49,6 +49,7 @@ class Prediction:
         p: Calibrated probability that the label is up; null where refused.
         raw: Raw score of the booster.
         refused: Why there is no probability.
+        permit: "reduce": to be used only to reduce positions; null: without restriction.
         explanation: With --explain: `log_odds`, `base`, and `contribution_` with the name of each feature.
     """
 
@@ -57,6 +58,7 @@ class Prediction:
     p: float | None
     raw: float | None
     refused: str | None
+    permit: str | None
     explanation: Mapping[str, float | None] = field(default_factory=dict, metadata=INLINE)
 
 
@@ -71,6 +73,7 @@ class WatchedPrediction:
         p: Calibrated probability that the label is up; None where refused.
         raw: Raw score of the booster.
         refused: Why there is no probability.
+        permit: "reduce": to be used only to reduce positions; None: without restriction.
     """
 
     version: str
@@ -79,6 +82,7 @@ class WatchedPrediction:
     p: float | None
     raw: float | None
     refused: str | None
+    permit: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ class PredictResult(Result):
     Attributes:
         version: Name of the version.
         predictions: One row per candle.
-        frame: The same as a Polars frame: `ts` (UTC), `symbol`, `p`, `raw`, `refused`, and what explains `raw`.
+        frame: The same as a Polars frame: `ts` (UTC), `symbol`, `p`, `raw`, `refused`, `permit`, and what explains
+            `raw`.
         judged_at_ms: The time at which candles were closed or stale, ms UTC; None: that of the source, or no time.
     """
 
@@ -381,7 +386,10 @@ def watch(
         "sim_signal": sim_signal,
     }
     shown = read_progress(progress)
-    model = _open_model(version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown)
+    # A watch that is started again while serving is halted waits for the end of the halt, as a running one does.
+    model = _open_model(
+        version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown, while_halted=True
+    )
     opened = _open_source(
         model,
         options,
@@ -480,6 +488,7 @@ def _open_model(
     data_dir: PathText,
     slot: str | None,
     progress: Progress,
+    while_halted: bool = False,
 ) -> Model:
     """Return the model that a caller named or passed; the live version follows promotions."""
     from mltrain.features.user_ops import import_user_ops
@@ -492,7 +501,7 @@ def _open_model(
         return version
     store = open_store(data_dir, slot)
     model, warning = open_followed_model(
-        store, None if version is None else version_text(version), allow_no_go=allow_no_go
+        store, None if version is None else version_text(version), allow_no_go=allow_no_go, while_halted=while_halted
     )
     if warning:
         progress.warn(warning)
@@ -600,16 +609,11 @@ def _add_symbol(candles: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _as_predictions(rows: pl.DataFrame) -> list[Prediction]:
-    """Return the predictions in a frame with `ts`, `symbol`, `p`, `raw`, `refused`, and columns that explain `raw`."""
+    """Return the predictions in a frame of `predict_candles`, which may have columns that explain `raw`, too."""
 
-    def as_prediction(
-        ts: dt.datetime | None,
-        symbol: str,
-        p: float | None,
-        raw: float | None,
-        refused: str | None,
-        **more: float | None,
-    ) -> Prediction:
-        return Prediction(ts.strftime(TIME_FORMAT) if ts else None, symbol, p, raw, refused, explanation=more)
+    def as_prediction(row: dict[str, Any]) -> Prediction:
+        ts: dt.datetime | None = row.pop("ts")
+        known = {name: row.pop(name) for name in ("symbol", "p", "raw", "refused", "permit")}
+        return Prediction(ts.strftime(TIME_FORMAT) if ts else None, **known, explanation=row)
 
-    return [as_prediction(**row) for row in rows.to_dicts()]
+    return [as_prediction(row) for row in rows.to_dicts()]

@@ -249,8 +249,8 @@ def _print_closing_candles(predictions: Iterator[WatchedPrediction], session: Se
         if session.as_json:
             line = json.dumps(to_plain(prediction), allow_nan=False)
         else:
-            p, refused = number_text(prediction.p), prediction.refused or ""
-            line = f"{prediction.ts}  {prediction.symbol:<12} {p}  {refused}".rstrip()
+            p, note = number_text(prediction.p), prediction.refused or prediction.permit or ""
+            line = f"{prediction.ts}  {prediction.symbol:<12} {p}  {note}".rstrip()
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -261,10 +261,14 @@ def _view_result(result: PredictResult | PredictFileResult, *, explain: bool, qu
         if not quiet:
             yield f"{result.output}: {result.rows:,} rows, {result.refused:,} of them refused"
         return
-    cells = [(p.ts, p.symbol, number_text(p.p), number_text(p.raw), p.refused or "") for p in result.predictions]
-    yield table(
-        f"Version {result.version}", "candle (UTC)", "symbol", *right("P(up)", "raw score"), "refused", rows=cells
-    )
+    is_restricted = any(p.permit for p in result.predictions)
+    cells = [
+        (p.ts, p.symbol, number_text(p.p), number_text(p.raw), p.refused or "", *([p.permit or ""] * is_restricted))
+        for p in result.predictions
+    ]
+    permit = ["permit"] * is_restricted
+    scores = right("P(up)", "raw score")
+    yield table(f"Version {result.version}", "candle (UTC)", "symbol", *scores, "refused", *permit, rows=cells)
     if explain:
         yield from (_explanation_table(p) for p in result.predictions if p.refused is None)
 

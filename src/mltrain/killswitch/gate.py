@@ -1,8 +1,9 @@
-"""The check before each answer: may it be given?
+"""The check of each answer: may it be given?
 
-It costs two `lstat` while nothing changes. The state file is replaced by a rename, and the log grows with every halt
-and resume, so a change of either shows. Then both are read again. A state that needs the sentinel also has its
-heartbeat looked at, ten times a second at most.
+An answer is checked when it begins, and again at its end if it took long, because the process may have been stopped in
+between. The check costs two `lstat` while nothing changes. The state file is replaced
+by a rename, and the log grows with every halt and resume, so a change of either shows. Then both are read again. A
+state that needs the sentinel also has its heartbeat looked at, ten times a second at most.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
 # Reason codes of answers that are not given.
 HALTED: Final = "halted"
 REDUCED: Final = "reduced"
+HALTED_HINT: Final = "`mltrain halt status` shows more; `mltrain resume --why TEXT` ends it"
 
 #: How an answer may be used: None: without restriction; "reduce": only to reduce positions.
 Permit: TypeAlias = Literal["reduce"] | None
 
 # Seconds for which a heartbeat that was read counts.
 _HEARTBEAT_S: Final = 0.1
+# Seconds after which an answer is checked again; none takes as long unless the process was stopped.
+_LONG_S: Final = 0.05
 _RUNNING: Final = HaltState()
 
 _Stamp: TypeAlias = tuple[int, int, int, int] | str | None
@@ -76,6 +80,16 @@ class HaltGate:
         silent = Halt(0, "halt", (), "", f"the sentinel is silent: {heard[1]}", "mltrain", SENTINEL_SILENT)
         return HaltState((*state.halts, silent), state.armed)
 
+    def begin(self, symbol: str | None, *, allow_reduce: bool) -> float:
+        """Check an answer that begins, as `check` does, and return the time for `finish`."""
+        self.check(symbol, allow_reduce=allow_reduce)
+        return self._clock()
+
+    def finish(self, began_s: float, symbol: str | None, *, allow_reduce: bool) -> None:
+        """Check an answer that is about to be given again if it took long; `began_s` is what `begin` returned."""
+        if self._clock() - began_s > _LONG_S:
+            self.check(symbol, allow_reduce=allow_reduce)
+
     def check(self, symbol: str | None, *, allow_reduce: bool = True) -> Permit:
         """Return how an answer for a symbol may be used; None as the symbol: an answer for any.
 
@@ -93,30 +107,15 @@ class HaltGate:
         if strictest is None:
             return None
         if strictest.mode == "halt":
-            raise halted_error(strictest)
+            raise RefusedError(strictest.describe(), reason=HALTED, hint=HALTED_HINT)
         if not allow_reduce:
             raise RefusedError(
-                f"serving is restricted to reducing positions{_since(strictest)}",
+                strictest.describe(),
                 reason=REDUCED,
                 hint="predict_candles marks such answers; or load the model with allow_reduce=True and ask "
                 "Model.permit",
             )
         return "reduce"
-
-
-def halted_error(halt: Halt) -> RefusedError:
-    """Return the error for an answer that a halt forbids."""
-    return RefusedError(
-        f"serving is halted{_since(halt)}",
-        reason=HALTED,
-        hint="`mltrain halt status` shows more; `mltrain resume --why TEXT` ends it",
-    )
-
-
-def _since(halt: Halt) -> str:
-    """Return which halt is in force, and why, for a message."""
-    which = f" (halt {halt.serial}, by {halt.trigger or halt.by})" if halt.serial else f" ({halt.trigger or halt.by})"
-    return f"{f' since {halt.when}' if halt.when else ''}{which}: {halt.why}"
 
 
 def _stamp(path: str) -> _Stamp:

@@ -32,7 +32,7 @@ from mltrain.documents.records import (
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
-from mltrain.names import SYMBOL
+from mltrain.names import SYMBOL, join_first
 from mltrain.storage.chained_lines import BROKEN_SEAL, seal_line, unseal_line
 from mltrain.storage.hashing import sha256_bytes
 
@@ -53,6 +53,7 @@ SENTINEL_SILENT: Final = "sentinel-silent"
 #: Readers look at the heartbeat every tenth of a second.
 SHORTEST_TIMEOUT_S: Final = 0.5
 
+_MOST_SHOWN: Final = 5
 _MAX_STATE_BYTES: Final = 1 << 20
 
 
@@ -84,6 +85,14 @@ class Halt:
     def covers(self, symbol: str | None) -> bool:
         """Return whether it concerns a symbol; None stands for an answer whose symbol is unknown."""
         return symbol is None or not self.symbols or symbol in self.symbols
+
+    def describe(self) -> str:
+        """Return what is halted, since when, by whom and why, as a sentence without its period."""
+        what = "serving is halted" if self.mode == "halt" else "serving is restricted to reducing positions"
+        symbols = f" for {join_first(self.symbols, _MOST_SHOWN)}" if self.symbols else ""
+        since = f" since {self.when}" if self.when else ""
+        number = f"halt {self.serial}, by " if self.serial else ""
+        return f"{what}{symbols}{since} ({number}{self.trigger or self.by}): {self.why}"
 
 
 @record

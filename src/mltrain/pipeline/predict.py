@@ -16,7 +16,7 @@ from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.features.input_join import join_inputs
-from mltrain.serving.model import load, open_model
+from mltrain.serving.model import check_not_halted, load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, shorten_list
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.snapshots.snapshot_record import FUNDING_FILE
@@ -45,19 +45,24 @@ FailOn: TypeAlias = Literal["all", "any", "never"]
 BENCH_BARS: Final = 2_000
 
 
-def open_followed_model(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
+def open_followed_model(
+    store: Store, ref: str | None, *, allow_no_go: bool, while_halted: bool = False
+) -> tuple[Model, str | None]:
     """Open a version's model, and a warning if the latest was chosen because nothing was promoted yet.
 
     The model of the live version of a slot follows later promotions. `ref` is best, best:SLOT, latest, a version, or a
     path; None: the live version or, if nothing was promoted, the latest. `allow_no_go` accepts a version that was never
-    promoted.
+    promoted, and `while_halted` opens it although serving is halted.
     """
     version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
     pointer = store.pointer_of(ref)
     if pointer is not None and pointer.path.is_symlink():
         # Without a clock: the command line reads it itself.
-        return load(pointer.path, clock=None), warning
-    return open_model(version), warning
+        return load(pointer.path, while_halted=while_halted, clock=None), warning
+    model = open_model(version, heed_halts=True)
+    if not while_halted:
+        check_not_halted(model)
+    return model, warning
 
 
 def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[StoredVersion, str | None]:

@@ -16,6 +16,7 @@ from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.holdout_looks import WARM_START, count_looks
 from mltrain.gates.thresholds import find_loosened
 from mltrain.gates.verdict import judge
+from mltrain.killswitch.gate import HaltGate
 from mltrain.pipeline.champion import open_champion
 from mltrain.pipeline.judge import gather_evidence, measure_holdout
 from mltrain.pipeline.plan import fit_memory
@@ -274,10 +275,13 @@ def _find_loosened(config: TrainConfig) -> tuple[LoosenedThreshold, ...]:
 
 
 def _promote(version: StoredVersion, store: Store, *, by: str, compared: str | None, now_ms: int) -> str | None:
-    """Make a GO version live and return None; or return why not: another version than `compared` is live by now.
+    """Make a GO version live and return None; or return why not: serving is halted, or another version is live by now.
 
     `compared` names the live version that the new one was compared with; None if there was none.
     """
+    strictest = HaltGate(store.models).state().strictest_of(None)
+    if strictest is not None:
+        return strictest.describe()
 
     def check_compared(_: StoredVersion, live: StoredVersion) -> None:
         if live.name != compared:

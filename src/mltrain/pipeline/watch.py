@@ -223,6 +223,7 @@ class Watch:
             p=pl.when(~old).then("p"),
             raw=pl.when(~old).then("raw"),
             refused=pl.when(old & pl.col("refused").is_null()).then(pl.lit(STALE)).otherwise("refused"),
+            permit=pl.when(~old).then("permit"),
             version=pl.lit(version),
         )
 

@@ -43,6 +43,7 @@ RESULT_SCHEMA: Final = {
     "p": pl.Float64(),
     "raw": pl.Float64(),
     "refused": pl.String(),
+    "permit": pl.String(),
 }
 
 _PROBE_SCORES: Final = 257
@@ -216,6 +217,7 @@ def score_rows(loaded: LoadedModel, parts: list[FeatureRows]) -> pl.DataFrame:
     ts_ms = [ts for part in parts for ts in part.ts_ms]
     symbols = [part.symbol for part in parts for _ in part.ts_ms]
     # Series instead of lists, from which a frame takes as long as the features.
-    columns: dict[str, list[Any]] = {"symbol": symbols, "p": p, "raw": raw, "refused": refused}
+    permits = [part.permit if reason is None else None for part in parts for reason in part.refused]
+    columns: dict[str, list[Any]] = {"symbol": symbols, "p": p, "raw": raw, "refused": refused, "permit": permits}
     series = [pl.Series(name, values, RESULT_SCHEMA[name]) for name, values in columns.items()]
     return pl.DataFrame([pl.Series("ts", ts_ms, pl.Int64()).cast(TS_DTYPE), *series])

@@ -4,6 +4,8 @@ The features are computed by the code that training used, from the registry stor
 that they need. A row that must not be scored is refused with a reason, never guessed: a gap or too few candles in the
 lookback, a stale candle, an unknown symbol, columns with other names or in another order, a value that is not finite.
 
+While serving is halted (`mltrain.killswitch`) every answer is refused.
+
 The clock that is passed to `load` decides whether the newest candle is stale; a batch (`rows="all"`) never is.
 
 A model that was loaded through the pointer to the live version follows it (`mltrain.serving.live_model`): each call
@@ -16,6 +18,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -24,8 +27,9 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.conversion import as_frame, is_columns
-from mltrain.errors import InputError, UsageError
+from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.features.user_ops import import_user_ops
+from mltrain.killswitch.gate import HALTED, HaltGate
 from mltrain.names import describe
 from mltrain.serving.explanation import explain_matrix, explain_rows
 from mltrain.serving.inputs import (
@@ -57,6 +61,8 @@ if TYPE_CHECKING:
     from mltrain.artifact.bundle import Bundle
     from mltrain.features.label_spec import LabelSpec
     from mltrain.features.spec import FeatureSet
+    from mltrain.killswitch.gate import Permit
+    from mltrain.killswitch.halts import HaltState, Mode
     from mltrain.serving.live_model import PointerState
     from mltrain.serving.loaded_model import LoadedModel
     from mltrain.serving.rows import FeatureRows, WhichRows
@@ -89,10 +95,15 @@ class Model:
         pointer: Path | None = None,
         state: PointerState = None,
         key: Path | None = None,
+        models: Path | None = None,
+        allow_reduce: bool = False,
         clock: Callable[[], float] | None = None,
         origin: Callable[[], Model] | None = None,
     ) -> None:
         self._clock = clock
+        self._gate = HaltGate(models)
+        self._begin = partial(self._gate.begin, allow_reduce=allow_reduce)
+        self._finish = partial(self._gate.finish, allow_reduce=allow_reduce)
         # Loads the same model again, for pickles and copies; None: the model was not published.
         self._origin = origin
         # Returns the model to use now: another one than `loaded` once the pointer to the live version has moved.
@@ -187,6 +198,20 @@ class Model:
         """How one row is scored: by LightGBM's "single-row fast call", or by "Booster.predict" if the scores differ."""
         return self._current().path
 
+    def permit(self, symbol: str | None = None) -> Permit:
+        """Return how answers for a symbol may be used now.
+
+        Args:
+            symbol: The symbol; None: the strictest of all.
+
+        Returns:
+            None: without restriction; "reduce": only to reduce positions.
+
+        Raises:
+            RefusedError: Serving is halted (halted).
+        """
+        return self._gate.check(symbol)
+
     @property
     def classes_(self) -> NDArray[np.int64]:
         """The labels, in the order of the columns of `predict_proba`: 0 is down, 1 is up."""
@@ -228,20 +253,20 @@ class Model:
 
         Returns:
             `ts` (open time, UTC), `symbol`, `p` (probability of up, in [0, 1]), `raw` (score before calibration, in
-            (0, 1)), and `refused`: null, or why the row has neither `p` nor `raw`: unknown-symbol, stale, too-few-bars,
-            hole, input-missing, input-stale, leader-hole or not-finite. Symbols and times are in the given order.
+            (0, 1)), `refused`: null, or why the row has neither `p` nor `raw`: halted, unknown-symbol, stale,
+            too-few-bars, hole, input-missing, input-stale, leader-hole or not-finite; and `permit`: null, or "reduce"
+            where the answer may be used only to reduce positions. Symbols and times are in the given order.
 
         Raises:
             UsageError: An argument is not one of these, or `now_ms` is not a time in ms.
             InputError: A candle is impossible or out of order, a column or a leader that a feature reads is missing, or
                 the table of an input is not as declared.
         """
+        state = self._gate.state()
         loaded = self._current()
         tables = read_candles_by_symbol(candles, loaded.bundle.symbols)
-        features = self._compute_rows(
-            loaded, tables, inputs=inputs, rows=rows, now_ms=now_ms, max_age_bars=max_age_bars
-        )
-        return score_rows(loaded, features)
+        parts = self._compute_rows(loaded, tables, inputs=inputs, rows=rows, now_ms=now_ms, max_age_bars=max_age_bars)
+        return score_rows(loaded, self._apply_halts(parts, state))
 
     def explain(
         self,
@@ -268,19 +293,23 @@ class Model:
             raw = 1 / (1 + exp(-log_odds)). Null in refused rows.
 
         Raises:
-            RefusedError: A feature's value is null or not finite.
+            RefusedError: A feature's value is null or not finite; or, for features, serving is halted or restricted.
         """
+        state = self._gate.state()
         loaded = self._current()
         are_features = isinstance(frame, Mapping) and set(frame) == set(loaded.names)
         if not isinstance(frame, Mapping) or is_columns(frame) or are_features:
             features = as_frame(frame, "frame", index=False)
             if not {"ts", "open"} & set(features.columns) and set(loaded.names) & set(features.columns):
+                began_s = self._begin(None)
                 x = check_finite(read_named_matrix(features, loaded.names), loaded.names)
                 raw, p = loaded.score(x)
-                return pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(loaded, x))
+                explained = pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(loaded, x))
+                self._finish(began_s, None)
+                return explained
         tables = read_candles_by_symbol(frame, loaded.bundle.symbols, "frame")
         parts = self._compute_rows(loaded, tables, inputs=inputs, rows=rows, now_ms=now_ms, max_age_bars=max_age_bars)
-        return explain_rows(loaded, parts)
+        return explain_rows(loaded, self._apply_halts(parts, state))
 
     def predict_one(self, features: object) -> float:
         """Return the calibrated probability of up, in [0, 1], for one row of features.
@@ -292,8 +321,10 @@ class Model:
         Raises:
             UsageError: `features` is not a row of features.
             InputError: A feature is missing, unknown or not a number.
-            RefusedError: A value is not finite.
+            RefusedError: A value is not finite (not-finite); or serving is halted (halted), or restricted to reducing
+                positions and the model was not loaded with `allow_reduce` (reduced), for all symbols or for one.
         """
+        began_s = self._begin(None)
         loaded = self._current()
         given = read_mapping_or_array(features)
         if isinstance(given, Mapping):
@@ -302,6 +333,7 @@ class Model:
             self._check_positions(loaded)
             row = read_positional_row(given, loaded.names)
         _, p = loaded.score_one(check_finite_row(row, loaded.names))
+        self._finish(began_s, None)
         return p
 
     def stream(self, symbols: Iterable[str] | None = None) -> Stream:
@@ -314,7 +346,13 @@ class Model:
             UsageError: `symbols` is not a list of names.
             RefusedError: A symbol is unknown to the model.
         """
-        return Stream(self._current, self.symbols if symbols is None else symbols, clock=self._clock)
+        return Stream(
+            self._current,
+            self.symbols if symbols is None else symbols,
+            begin=self._begin,
+            finish=self._finish,
+            clock=self._clock,
+        )
 
     def predict_proba(self, x: object) -> NDArray[np.float64]:
         """Return the calibrated probabilities of down and up for rows of features.
@@ -329,11 +367,13 @@ class Model:
         Raises:
             UsageError: `x` is none of these.
             InputError: Columns are missing, unknown, out of order or not floats.
-            RefusedError: A value is null or not finite.
+            RefusedError: A value is null or not finite; or serving is halted or restricted, as for `predict_one`.
         """
+        began_s = self._begin(None)
         loaded = self._current()
         matrix = read_matrix(x, loaded.names, check_positions=lambda: self._check_positions(loaded))
         _, p = loaded.score(check_finite(matrix, loaded.names))
+        self._finish(began_s, None)
         return np.stack([1 - p, p], axis=1)
 
     def predict(self, x: object) -> NDArray[np.int64]:
@@ -343,9 +383,12 @@ class Model:
     def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return raw scores and calibrated probabilities of up, in [0, 1], shapes (n,), without checking the rows.
 
-        The rows must be finite features in the model's order, shape (n, f).
+        The rows must be finite features in the model's order, shape (n, f). Raises RefusedError as `predict_one` does.
         """
-        return self._current().score(x)
+        began_s = self._begin(None)
+        scores = self._current().score(x)
+        self._finish(began_s, None)
+        return scores
 
     def _compute_rows(
         self,
@@ -370,6 +413,16 @@ class Model:
         )
         return list(read_rows(candles, request))
 
+    def _apply_halts(self, parts: list[FeatureRows], before: HaltState) -> list[FeatureRows]:
+        """Return rows of features with those refused that a halt forbids, and the others marked with their permit.
+
+        What was in force before they were computed counts as well as what is in force now.
+        """
+        now = self._gate.state()
+        if before.is_running and now.is_running:
+            return parts
+        return [_apply_mode(part, {state.mode_of(part.symbol) for state in (before, now)}) for part in parts]
+
     def _check_positions(self, loaded: LoadedModel) -> None:
         """Raise if a promotion has replaced the features whose order the caller knows."""
         # Identity first, because it is faster and usually enough.
@@ -381,12 +434,21 @@ class Model:
             )
 
 
+def _apply_mode(part: FeatureRows, modes: set[Mode | None]) -> FeatureRows:
+    """Return rows with the strictest of the modes that are in force for their symbol."""
+    if "halt" in modes:
+        return replace(part, refused=[HALTED] * len(part.refused))
+    return replace(part, permit="reduce") if "reduce" in modes else part
+
+
 def load(
     path: str | os.PathLike[str],
     *,
     allow_no_go: bool = False,
     ops: str | None = None,
     require_signature: str | os.PathLike[str] | None = None,
+    allow_reduce: bool = False,
+    while_halted: bool = False,
     clock: Callable[[], float] | None = time.time,
 ) -> Model:
     """Load the live version's model, and follow later promotions; or load the model of one version.
@@ -399,6 +461,9 @@ def load(
             code**; only this argument imports it.
         require_signature: Path of a public key (PEM): accept only versions that it has signed, now and after each
             promotion. The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
+        allow_reduce: Also return bare numbers while serving is restricted to reducing positions; the caller then asks
+            `Model.permit`.
+        while_halted: Load the model although serving is halted: its answers are refused until it is resumed.
         clock: Returns seconds since 1970, UTC. In calls for the newest candle without `now_ms`, candles that close
             later are left out, and a newest candle that is too old is refused as stale. None: every candle counts as
             closed and none as stale, as in a replay.
@@ -410,6 +475,7 @@ def load(
         UsageError: An argument has the wrong type, or the path does not name a model.
         InputError: There is no such version, it is damaged, or it was never promoted; or the module of ops fails.
         OwnOpsError: The model was trained with user ops that `ops` does not name, or whose source has changed.
+        RefusedError: Serving is halted for every symbol of the model (halted), and `while_halted` was not given.
         MachineError: LightGBM's system library is missing, or the disk cannot be read.
 
     Warns:
@@ -446,15 +512,46 @@ def load(
         allow_no_go=allow_no_go,
         ops=ops,
         require_signature=None if key is None else str(key),
+        allow_reduce=allow_reduce,
+        # The copy refuses what the original does.
+        while_halted=True,
         clock=clock,
     )
-    return Model(load_version(version), pointer=pointer, state=state, key=key, clock=clock, origin=origin)
+    model = Model(
+        load_version(version),
+        pointer=pointer,
+        state=state,
+        key=key,
+        models=version.folder.parent,
+        allow_reduce=allow_reduce,
+        clock=clock,
+        origin=origin,
+    )
+    if not while_halted:
+        check_not_halted(model)
+    return model
 
 
-def open_model(version: StoredVersion) -> Model:
-    """Load the model of a version, promoted or not, without a clock; errors and warnings as in `load`."""
-    origin = partial(load, str(version.folder.absolute()), allow_no_go=True, clock=None)
-    return Model(load_version(version), origin=origin)
+def check_not_halted(model: Model) -> None:
+    """Raise RefusedError if serving is halted for every symbol of a model."""
+    halted = 0
+    for symbol in model.symbols:
+        try:
+            model.permit(symbol)
+        except RefusedError:
+            halted += 1
+            if halted == len(model.symbols):
+                raise
+
+
+def open_model(version: StoredVersion, *, heed_halts: bool = False) -> Model:
+    """Load the model of a version, promoted or not, without a clock; errors and warnings as in `load`.
+
+    Without `heed_halts` it answers while serving is halted: for measurements, which nobody acts on.
+    """
+    origin = partial(load, str(version.folder.absolute()), allow_no_go=True, while_halted=True, clock=None)
+    models = version.folder.absolute().parent if heed_halts else None
+    return Model(load_version(version), models=models, origin=origin)
 
 
 def model_from_bundle(bundle: Bundle) -> Model:

@@ -19,6 +19,7 @@ from mltrain.candles.frame import TS_DTYPE, find_segments, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.features.computation import compute_features
 from mltrain.features.input_join import join_inputs
+from mltrain.killswitch.gate import HALTED
 from mltrain.names import check_choice, describe
 from mltrain.serving.checked_features import open_newest_features
 from mltrain.serving.known_inputs import find_lacking_inputs
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mltrain.candles.input_tables import InputTable
     from mltrain.features.newest import NewestFeatures
     from mltrain.features.spec import FeatureSet
+    from mltrain.killswitch.gate import Permit
 
 WhichRows: TypeAlias = Literal["last", "all"]
 
@@ -51,6 +53,7 @@ INPUT_STALE: Final = "input-stale"
 NOT_FINITE: Final = "not-finite"
 
 REASONS: Final[Mapping[str, str]] = {
+    HALTED: "serving is halted: `mltrain halt status` says why",
     UNKNOWN_SYMBOL: "the model was not trained on this symbol",
     STALE: "a newer candle should have arrived by now",
     TOO_FEW_BARS: "there are fewer candles than the longest lookback",
@@ -143,12 +146,14 @@ class FeatureRows:
         ts_ms: Open time of each row's candle, ms UTC; a single None stands for a newest candle that does not exist.
         x: Features, shape (n, f); meaningless in refused rows.
         refused: The reason code of each row; None: the row may be scored.
+        permit: How their scores may be used.
     """
 
     symbol: str
     ts_ms: list[int | None]
     x: NDArray[np.float32]
     refused: list[str | None]
+    permit: Permit = None
 
 
 def read_rows(candles: Mapping[str, pl.DataFrame], request: ScoringRequest) -> Iterator[FeatureRows]:

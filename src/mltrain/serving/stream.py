@@ -158,9 +158,17 @@ class Stream:
     """
 
     def __init__(
-        self, current: Callable[[], LoadedModel], symbols: Iterable[str], *, clock: Callable[[], float] | None = None
+        self,
+        current: Callable[[], LoadedModel],
+        symbols: Iterable[str],
+        *,
+        begin: Callable[[str], float] = lambda _: 0.0,
+        finish: Callable[[float, str], None] = lambda *_: None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._current = current
+        # Raise while an answer for a symbol must not be given, at its begin and at its end.
+        self._begin, self._finish = begin, finish
         self._clock = clock
         self._lock = threading.RLock()
         loaded = current()
@@ -295,7 +303,8 @@ class Stream:
             UsageError: `candle` is not a candle, or `now_ms` is not a time in ms.
             InputError: The candle is impossible, or lacks a column that a feature reads.
             RefusedError: The candle was not taken (late, changed, open, unknown-symbol), or it was taken and cannot be
-                scored (hole, too-few-bars, input-missing, input-stale, leader-hole, not-finite, stale).
+                scored (hole, too-few-bars, input-missing, input-stale, leader-hole, not-finite, stale), or must not be
+                (halted, reduced).
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
@@ -339,7 +348,7 @@ class Stream:
             UsageError: `now_ms` is not a time in ms.
             InputError: The candles lack a column that a feature reads.
             RefusedError: The candle cannot be scored (hole, too-few-bars, input-missing, input-stale, leader-hole,
-                not-finite, stale).
+                not-finite, stale), or must not be (halted, reduced).
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
@@ -347,6 +356,7 @@ class Stream:
 
     def _predict(self, symbol: str, now_ms: int | None) -> float:
         """Return the probability of up, in [0, 1], after a symbol's newest candle; raise if it cannot be scored."""
+        began_s = self._begin(symbol)
         loaded = self._current()
         if symbol not in loaded.bundle.symbols:
             raise _unknown_symbol_error(symbol, loaded.bundle.symbols)
@@ -371,7 +381,9 @@ class Stream:
         # Also states why a candle is refused, but takes ten times as long.
         if x is None or not np.isfinite(x).all():
             x = self._compute_rows(loaded, symbol, held, tables)
-        return loaded.score_one(x[0])[1]
+        p = loaded.score_one(x[0])[1]
+        self._finish(began_s, symbol)
+        return p
 
     def _compute_rows(
         self,
