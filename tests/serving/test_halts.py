@@ -104,7 +104,7 @@ class TestHalted:
         assert outcome(lambda: load(live, clock=None, while_halted=True).permit()) == "halted"
 
     def test_a_model_with_a_symbol_that_runs_is_loaded(self, store, live, candles):
-        """The others are refused when they are asked for."""
+        """The others are refused at each use."""
         stop(store, symbols=["ETHUSDT"])
         assert outcome(lambda: load(live, clock=None).predict_candles(candles).height) == len(candles)
 
