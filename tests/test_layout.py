@@ -44,6 +44,7 @@ ROOMS = (
     "monitoring",
     "report",
     "pipeline",
+    "service",
     "api",
     "cli",
 )

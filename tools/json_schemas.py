@@ -159,6 +159,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("snapshot",),
         "The files that --rebuild repaired; exit code 3 if one is lost.",
     ),
+    "serve/1": Document(
+        "mltrain.api.serve:ServeResult", ("serve",), "The address of the service, once it listens, and what it serves."
+    ),
     "sim/1": Document(
         "mltrain.api.sim:SimResult",
         ("sim",),

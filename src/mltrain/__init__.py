@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from mltrain.api.predict import watch as watch
     from mltrain.api.references import SnapshotRef as SnapshotRef
     from mltrain.api.references import VersionRef as VersionRef
+    from mltrain.api.serve import RunningService as RunningService
+    from mltrain.api.serve import ServeResult as ServeResult
+    from mltrain.api.serve import serve as serve
     from mltrain.api.sim import RunningExchange as RunningExchange
     from mltrain.api.sim import SimResult as SimResult
     from mltrain.api.sim import sim as sim
@@ -133,6 +136,8 @@ HOME: Final = {
     "RebuildResult": "mltrain.api.snapshots",
     "RefusedError": "mltrain.errors",
     "RunningExchange": "mltrain.api.sim",
+    "RunningService": "mltrain.api.serve",
+    "ServeResult": "mltrain.api.serve",
     "SimResult": "mltrain.api.sim",
     "Snapshot": "mltrain.snapshots.snapshot",
     "SnapshotDiff": "mltrain.api.snapshots",
@@ -195,6 +200,7 @@ HOME: Final = {
     "promote": "mltrain.api.models",
     "rich_progress": "mltrain.cli.progress",
     "rollback": "mltrain.api.models",
+    "serve": "mltrain.api.serve",
     "sim": "mltrain.api.sim",
     "snapshot": "mltrain.api.snapshots",
     "snapshot_plan": "mltrain.api.snapshots",
@@ -231,6 +237,8 @@ __all__ = [
     "RebuildResult",
     "RefusedError",
     "RunningExchange",
+    "RunningService",
+    "ServeResult",
     "SimResult",
     "Snapshot",
     "SnapshotDiff",
@@ -293,6 +301,7 @@ __all__ = [
     "promote",
     "rich_progress",
     "rollback",
+    "serve",
     "sim",
     "snapshot",
     "snapshot_plan",

@@ -177,8 +177,8 @@ CASES = [
 # What differs between two runs of the same command: durations and the machine's clock.
 VOLATILE = frozenset({"seconds", "minutes", "available_bytes", "latency", "load_ms", "first_ms", "memory_mb", "noise"})
 # Trains twice: tests/pipeline/test_demo.py compares its function with its schema.
-# Serves until a signal: compared below.
-ELSEWHERE = {"demo", "sim"}
+# These serve until a signal: sim is compared below, serve in tests/cli/test_serve_command.py.
+ELSEWHERE = {"demo", "serve", "sim"}
 
 
 def without_volatile(value):

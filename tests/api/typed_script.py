@@ -156,6 +156,10 @@ def try_everything() -> None:
     """Serve a market, and catch each kind of error."""
     try:
         print(mt.demo(data_dir="demo").rolled_back_to)
+        with mt.serve("best", bind="127.0.0.1:0") as service:
+            assert_type(service, mt.RunningService)
+            started: mt.ServeResult = service.result
+            print(started.url, service.to_json())
         with mt.sim(seed=3) as exchange:
             assert_type(exchange, mt.RunningExchange)
             served: mt.SimResult = exchange.result

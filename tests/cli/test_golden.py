@@ -241,8 +241,8 @@ SCENES = {
     "predict": lambda _: predict._view_result(predictions(), explain=False, quiet=False),
     "predict --explain": lambda _: predict._view_result(predictions(), explain=True, quiet=False),
 }
-# sim prints two addresses, and only once they listen; card schema a file of the package, as it is.
-WITHOUT = {"sim", "card schema"}
+# serve and sim print addresses, and only once they listen; card schema a file of the package, as it is.
+WITHOUT = {"serve", "sim", "card schema"}
 
 
 def leaves(command, path=()):

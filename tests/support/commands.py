@@ -40,7 +40,8 @@ ARGUMENTS = {
     ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],
     ("promote",): ["best"],
     ("cache", "prune"): ["--all"],
-    # Serves until it is stopped: has a separate test.
+    # These serve until they are stopped: they have separate tests.
+    ("serve",): None,
     ("sim",): None,
     ("snapshots", "diff"): ["latest", "latest"],
     ("snapshots", "prune"): ["--keep", "1"],

@@ -387,10 +387,10 @@ def watch(
     }
     shown = read_progress(progress)
     # A watch that is started again while serving is halted waits for the end of the halt, as a running one does.
-    model = _open_model(
+    model = open_predicting_model(
         version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown, while_halted=True
     )
-    opened = _open_source(
+    opened = open_predicting_source(
         model,
         options,
         base_url=base_url,
@@ -452,7 +452,9 @@ def _score(
         raise UsageError("--input-format needs --input")
     form = None if input_ is None else _read_format(input_, "input", input_format)
     judged_at_ms = None if as_of is None else read_time(as_of, "as_of")
-    model = _open_model(version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=progress)
+    model = open_predicting_model(
+        version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=progress
+    )
     if input_ is not None and form is not None:
         candles, where, notes = _read_input(input_, form, model, timezone=timezone)
         candles, unclosed = drop_unclosed(
@@ -462,7 +464,7 @@ def _score(
             progress.warn(note)
         rows = score_table(model, candles, inputs=_as_given(inputs), explain=explain, as_of_ms=judged_at_ms)
         return model, rows, judged_at_ms
-    opened = _open_source(
+    opened = open_predicting_source(
         model,
         options,
         base_url=base_url,
@@ -480,7 +482,7 @@ def _score(
     return model, rows, judged_at_ms
 
 
-def _open_model(
+def open_predicting_model(
     version: VersionRef | None,
     *,
     allow_no_go: bool,
@@ -508,7 +510,7 @@ def _open_model(
     return model
 
 
-def _open_source(
+def open_predicting_source(
     model: Model,
     options: SourceOptions,
     *,

@@ -33,6 +33,7 @@ MODULES: Final = {
     "studies": ("studies",),
     "models": ("models", "promote", "rollback", "card"),
     "predict": ("predict",),
+    "serve": ("serve",),
     "evaluate": ("evaluate",),
     "backtest": ("backtest",),
     "features": ("features",),
@@ -58,7 +59,7 @@ GROUPS: Final = {
 PANELS: Final = {
     "Data": ("snapshot", "snapshots", "cache", "sim"),
     "Train and judge": ("train", "evaluate", "backtest", "bench", "demo", "card", "studies"),
-    "Serve and operate": ("predict", "promote", "rollback", "models"),
+    "Serve and operate": ("predict", "serve", "promote", "rollback", "models"),
     "Inspect": ("features", "verify", "config"),
 }
 

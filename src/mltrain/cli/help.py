@@ -21,6 +21,7 @@ model_option: Final = partial(typer.Option, rich_help_panel="Model")
 output_option: Final = partial(typer.Option, rich_help_panel="Output")
 policy_option: Final = partial(typer.Option, rich_help_panel="Policy")
 cost_option: Final = partial(typer.Option, rich_help_panel="Costs")
+limit_option: Final = partial(typer.Option, rich_help_panel="Limits")
 fill_option: Final = partial(typer.Option, rich_help_panel="Fills and range")
 
 _TYPES: Final = {

@@ -1,0 +1,1 @@
+"""Answers over HTTP: predictions, what is served, health, metrics and a page for people."""
