@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from support.program import QUICK, call
 
-pytest_plugins = ("support.candles", "support.small_model")
+pytest_plugins = ("support.candles", "support.small_model", "support.service")
 
 # Examples are drawn from a fixed seed: a failure must come back on the next run.
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -25,23 +25,10 @@ from mltrain.service.web_app import ServiceLimits, WebApp
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.store.promotion import promote_version
 from mltrain.store.store import Store
+from support.service import clock
 from support.small_model import END_MS, SYMBOLS, publish_small
 
 LIMITS = {"max_body_mb": 0.5, "timeout_s": 2}
-
-
-def clock():
-    """Return the time of the exchange, half a minute after the newest candle."""
-    return END_MS / 1000 + 30
-
-
-@pytest.fixture(scope="module")
-def live_dir(tmp_path_factory, published):
-    """Return a data folder whose small model is live; read only."""
-    folder = tmp_path_factory.mktemp("live") / "data"
-    shutil.copytree(published["GO"], folder, symlinks=True)
-    promote_version(Store(folder), "2025-10-15", why="a test", by="pytest", now_ms=END_MS, force=False)
-    return folder
 
 
 @pytest.fixture(scope="module")

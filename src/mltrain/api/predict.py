@@ -390,7 +390,7 @@ def watch(
     model = open_predicting_model(
         version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown, while_halted=True
     )
-    opened = open_predicting_source(
+    opened = open_growing_source(
         model,
         options,
         base_url=base_url,
@@ -399,16 +399,10 @@ def watch(
         data_dir=data_dir,
         now_ms=read_clock(now_ms),
     )
-    if opened.name in {"sim", "archive"}:
-        hint = "run `mltrain sim --ticking` and pass --source binance --base-url with its address"
-        raise UsageError(
-            f"--watch waits for new candles, and the source {opened.name} has none",
-            hint=hint if opened.name == "sim" else "pass --source binance",
-        )
     # The clock of files is their last candle, by which none would ever be stale.
     clock = time.time if opened.name == "files" else None
     opened_ledger = Ledger(check_path(data_dir, "data_dir") / LEDGER) if ledger else None
-    watched = watching.Watch(model, opened, shown, inputs=_as_given(inputs), clock=clock, ledger=opened_ledger)
+    watched = watching.Watch(model, opened, shown, inputs=as_given(inputs), clock=clock, ledger=opened_ledger)
     # Here, so that a wrong argument is an error of the call and not of the first step.
     watched.check_symbols()
 
@@ -445,8 +439,8 @@ def _score(
     from mltrain.candles.closed_candles import drop_unclosed
     from mltrain.pipeline.predict import predict_newest, score_table
 
-    names_source, timezone = _names_source(options), options["timezone"]
-    if input_ is not None and (names_source or options["market"] is not None):
+    has_source, timezone = names_source(options), options["timezone"]
+    if input_ is not None and (has_source or options["market"] is not None):
         raise UsageError("--input replaces the source: --source and its options do not go with it")
     if input_ is None and input_format is not None:
         raise UsageError("--input-format needs --input")
@@ -462,9 +456,9 @@ def _score(
         )
         for note in [*(f"{note}: {where}" for note in notes), *([unclosed] if unclosed else [])]:
             progress.warn(note)
-        rows = score_table(model, candles, inputs=_as_given(inputs), explain=explain, as_of_ms=judged_at_ms)
+        rows = score_table(model, candles, inputs=as_given(inputs), explain=explain, as_of_ms=judged_at_ms)
         return model, rows, judged_at_ms
-    opened = open_predicting_source(
+    opened = _open_source(
         model,
         options,
         base_url=base_url,
@@ -476,7 +470,7 @@ def _score(
     # The clock of files is their last candle, by which none would ever be stale.
     if judged_at_ms is None and opened.name == "files":
         judged_at_ms = now_ms
-    rows = predict_newest(model, opened, inputs=_as_given(inputs), now_ms=judged_at_ms, explain=explain)
+    rows = predict_newest(model, opened, inputs=as_given(inputs), now_ms=judged_at_ms, explain=explain)
     for note in opened.notes():
         progress.warn(note)
     return model, rows, judged_at_ms
@@ -510,7 +504,7 @@ def open_predicting_model(
     return model
 
 
-def open_predicting_source(
+def _open_source(
     model: Model,
     options: SourceOptions,
     *,
@@ -525,7 +519,7 @@ def open_predicting_source(
     from mltrain.sources.opening import open_recorded, open_source
 
     rules, market = read_network_rules(use_env_proxy=use_env_proxy), options["market"]
-    if not _names_source(options):
+    if not names_source(options):
         if options["timezone"] is not None:
             raise UsageError("--timezone goes with --input, or with --source files")
         recorded = find_model_source(model, check_path(data_dir, "data_dir"), market=market)
@@ -540,13 +534,42 @@ def open_predicting_source(
     return open_source(spec, rules, now_ms=now_ms)
 
 
-def _names_source(options: SourceOptions) -> bool:
+def open_growing_source(
+    model: Model,
+    options: SourceOptions,
+    *,
+    base_url: str | None,
+    archive_url: str | None,
+    use_env_proxy: bool,
+    data_dir: PathText,
+    now_ms: int,
+) -> Source:
+    """Open the source that the arguments describe, as for `predict`; a UsageError if it never has new candles."""
+    opened = _open_source(
+        model,
+        options,
+        base_url=base_url,
+        archive_url=archive_url,
+        use_env_proxy=use_env_proxy,
+        data_dir=data_dir,
+        now_ms=now_ms,
+    )
+    if opened.name in {"sim", "archive"}:
+        hint = "run `mltrain sim --ticking` and pass --source binance --base-url with its address"
+        raise UsageError(
+            f"--watch waits for new candles, and the source {opened.name} has none",
+            hint=hint if opened.name == "sim" else "pass --source binance",
+        )
+    return opened
+
+
+def names_source(options: SourceOptions) -> bool:
     """Return whether the arguments name a source; without one it is that of the model's snapshot."""
     given = (options["source"], options["folder"], options["sim_seed"], options["sim_signal"])
     return any(option is not None for option in given)
 
 
-def _as_given(inputs: PathText | Mapping[str, object] | None) -> Path | Mapping[str, object] | None:
+def as_given(inputs: PathText | Mapping[str, object] | None) -> Path | Mapping[str, object] | None:
     """Return the folder of inputs as a path, and anything else as it is."""
     if inputs is None or isinstance(inputs, Mapping):
         return inputs

@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from mltrain.api.predict import open_predicting_model
+from mltrain.api.predict import as_given, names_source, open_growing_source, open_predicting_model
 from mltrain.api.workspace import DATA_DIR, check_path, read_number, read_progress, read_whole
 from mltrain.documents.results import Result
-from mltrain.errors import MachineError
+from mltrain.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from mltrain.api.references import VersionRef
+    from mltrain.api.sources import Market, SimSignal, SourceOptions
     from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.documents.values import Json
     from mltrain.progress import Progress
@@ -47,6 +48,7 @@ class ServeResult(Result):
         symbols: The symbols that it was trained on.
         interval: Interval of the candles.
         token: Whether clients need a token.
+        watching: Whether it reads candles itself, so that requests may name symbols.
     """
 
     SCHEMA: ClassVar[str] = "serve/1"
@@ -56,6 +58,29 @@ class ServeResult(Result):
     symbols: tuple[str, ...]
     interval: str
     token: bool
+    watching: bool
+
+
+class _Messages:
+    """A `Progress` that keeps warnings: those of other threads must not be shown there."""
+
+    def __init__(self) -> None:
+        self._kept: deque[str] = deque(maxlen=_MAX_MESSAGES)
+
+    def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
+        """Show nothing."""
+
+    def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
+        """Show nothing."""
+
+    def warn(self, message: str) -> None:
+        """Keep a warning."""
+        self._kept.append(message)
+
+    def show(self, progress: Progress) -> None:
+        """Show the warnings since the last call."""
+        while self._kept:
+            progress.warn(self._kept.popleft())
 
 
 class RunningService:
@@ -65,7 +90,7 @@ class RunningService:
         result: Its address, and what it serves at the start.
     """
 
-    def __init__(self, result: ServeResult, progress: Progress, messages: deque[str]) -> None:
+    def __init__(self, result: ServeResult, progress: Progress, messages: _Messages) -> None:
         self.result = result
         self._progress = progress
         self._messages = messages
@@ -87,9 +112,8 @@ class RunningService:
             pause.wait(_WAKE_S)
 
     def show_messages(self) -> None:
-        """Show the warnings since the last call: those of other threads must not be shown there."""
-        while self._messages:
-            self._progress.warn(self._messages.popleft())
+        """Show the warnings since the last call."""
+        self._messages.show(self._progress)
 
 
 @contextmanager
@@ -98,6 +122,17 @@ def serve(
     *,
     bind: str = BIND,
     token_file: PathText | None = None,
+    watch: bool = False,
+    source: str | None = None,
+    market: Market | None = None,
+    folder: PathText | None = None,
+    timezone: str | None = None,
+    sim_seed: int | None = None,
+    sim_signal: SimSignal | None = None,
+    base_url: str | None = None,
+    archive_url: str | None = None,
+    use_env_proxy: bool = False,
+    inputs: PathText | Mapping[str, object] | None = None,
     allow_no_go: bool = False,
     ops: str | None = None,
     max_body_mb: float = MAX_BODY_MB,
@@ -116,6 +151,18 @@ def serve(
         bind: Where to listen: an IP address, or localhost, and a port; port 0 is any free one. An address of another
             interface than loopback needs `token_file`.
         token_file: File with the token that clients must send; other users must not be able to read it.
+        watch: Keep the newest candles of the source at hand, so that requests may name symbols instead of sending
+            candles.
+        source: As in `predict`; it goes with `watch`, like the next arguments.
+        market: As in `predict`.
+        folder: As in `predict`.
+        timezone: As in `snapshot`.
+        sim_seed: As in `predict`.
+        sim_signal: As in `predict`.
+        base_url: As in `predict`.
+        archive_url: As in `predict`.
+        use_env_proxy: As in `predict`.
+        inputs: As in `predict`; the files of a folder are read again for new candles.
         allow_no_go: As in `predict`.
         ops: As in `predict`.
         max_body_mb: Largest body of a request, in MB of 2^20 bytes.
@@ -131,13 +178,16 @@ def serve(
         The service, with its address; `to_json()` is the document of the command.
 
     Raises:
-        UsageError: The address is none, or is not loopback and there is no token; others can read the token file; or a
-            limit is out of range.
-        InputError: There is no such version, it was never promoted, or the token file holds no token.
+        UsageError: The address is none, or is not loopback and there is no token; others can read the token file; a
+            limit is out of range; or the source has no new candles.
+        InputError: There is no such version, it was never promoted, the token file holds no token, or the source lacks
+            a symbol.
+        SourceError: The source does not answer.
         MachineError: The address is taken, or the extra `[serve]` is not installed.
     """
     _check_installed()
     from mltrain.service.access import open_access
+    from mltrain.service.candle_feed import CandleFeed
     from mltrain.service.http_server import HttpServer
     from mltrain.service.scoring import Scoring
     from mltrain.service.web_app import ServiceLimits, WebApp
@@ -150,23 +200,52 @@ def serve(
         queue=read_whole(queue, "queue"),
     )
     address, access = open_access(bind, None if token_file is None else check_path(token_file, "token_file"))
+    options: SourceOptions = {
+        "source": source,
+        "market": market,
+        "folder": folder,
+        "timezone": timezone,
+        "sim_seed": sim_seed,
+        "sim_signal": sim_signal,
+    }
+    if not watch and (names_source(options) or market is not None or inputs is not None):
+        raise UsageError("a source and inputs go with --watch: without it, requests bring their candles")
     model = open_predicting_model(
         version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown
     )
-    messages: deque[str] = deque(maxlen=_MAX_MESSAGES)
-    scoring = Scoring(model, clock=clock)
-    app = WebApp(scoring, access, limits, report=messages.append)
-    server = HttpServer(app, address, shutdown_s=int(limits.timeout_s) + _SHUTDOWN_S)
+    messages = _Messages()
+    feed = None
+    if watch:
+        opened = open_growing_source(
+            model,
+            options,
+            base_url=base_url,
+            archive_url=archive_url,
+            use_env_proxy=use_env_proxy,
+            data_dir=data_dir,
+            now_ms=int(clock() * 1000),
+        )
+        # The clock of files is their last candle, by which none would ever be stale.
+        feed = CandleFeed(
+            model, opened, messages, inputs=as_given(inputs), clock=clock if opened.name == "files" else None
+        )
+    scoring = Scoring(model, clock=clock, feed=feed)
     served = scoring.describe()
-    address = server.start()
-    result = ServeResult(address.url, served.version, served.symbols, served.interval, access.token is not None)
-    service = RunningService(result, shown, messages)
-    try:
+    app = WebApp(scoring, access, limits, report=messages.warn)
+    server = HttpServer(app, address, shutdown_s=int(limits.timeout_s) + _SHUTDOWN_S)
+    with ExitStack() as stack:
+        if feed is not None:
+            feed.start()
+            stack.callback(feed.stop)
+        address = server.start()
+        result = ServeResult(
+            address.url, served.version, served.symbols, served.interval, access.token is not None, watching=watch
+        )
+        service = RunningService(result, shown, messages)
+        stack.callback(service.show_messages)
+        stack.callback(app.close)
+        stack.callback(server.stop)
         yield service
-    finally:
-        server.stop()
-        app.close()
-        service.show_messages()
 
 
 def _check_installed() -> None:

@@ -63,6 +63,15 @@ class TableFormat(StrEnum):
     FEATHER = "feather"
 
 
+PredictSource = Annotated[
+    str | None,
+    data_option(
+        "--source",
+        metavar=SOURCE_METAVAR,
+        help="Source of the candles; by default that of the model's snapshot.",
+        autocompletion=complete_source,
+    ),
+]
 Input = Annotated[
     str | None,
     data_option(
@@ -122,15 +131,7 @@ def add_commands(app: typer.Typer) -> None:
 def predict(
     session: Session,
     ref: LiveVersionArgument = None,
-    source: Annotated[
-        str | None,
-        data_option(
-            "--source",
-            metavar=SOURCE_METAVAR,
-            help="Source of the candles; by default that of the model's snapshot.",
-            autocompletion=complete_source,
-        ),
-    ] = None,
+    source: PredictSource = None,
     market: MarketOption = None,
     folder: Folder = None,
     timezone: TimeZone = None,

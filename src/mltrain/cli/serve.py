@@ -8,13 +8,25 @@ from typing import Annotated
 import typer
 
 from mltrain.api.serve import BIND, MAX_BODY_MB, QUEUE, THREADS, TIMEOUT_S
+from mltrain.api.sources import choose_source
 from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
-from mltrain.cli.help import add_command, limit_option, network_option
-from mltrain.cli.predict import NoGo
+from mltrain.cli.help import add_command, data_option, limit_option, network_option
+from mltrain.cli.predict import Inputs, NoGo, PredictSource
 from mltrain.cli.render import Outcome, show_outcome
 from mltrain.cli.signals import SIGNAL_CODE, noting_signals
+from mltrain.cli.sources import (
+    ArchiveUrl,
+    BaseUrl,
+    EnvProxy,
+    Folder,
+    MarketOption,
+    Signal,
+    SimSeed,
+    TimeZone,
+    given_addresses,
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -42,6 +54,24 @@ def serve(
             help="Answer only to clients that send the token in this file; other users must not be able to read it.",
         ),
     ] = None,
+    watch: Annotated[
+        bool,
+        data_option(
+            "--watch",
+            help="Keep the newest candles of the source at hand, so that requests may name symbols instead of sending "
+            "candles.",
+        ),
+    ] = False,
+    source: PredictSource = None,
+    market: MarketOption = None,
+    folder: Folder = None,
+    timezone: TimeZone = None,
+    sim_seed: SimSeed = None,
+    sim_signal: Signal = None,
+    base_url: BaseUrl = None,
+    archive_url: ArchiveUrl = None,
+    use_env_proxy: EnvProxy = False,
+    inputs: Inputs = None,
     allow_no_go: NoGo = False,
     ops: OpsOption = None,
     max_body_mb: Annotated[
@@ -70,12 +100,26 @@ def serve(
     """Answer predictions over HTTP until Ctrl-C or SIGTERM, with health checks and metrics; needs the extra [serve]."""
     from mltrain.api.serve import serve
 
+    if any(option is not None for option in (source, folder, sim_seed, sim_signal)):
+        source = choose_source(source, folder=folder, sim_seed=sim_seed, sim_signal=sim_signal)
+        base_url, archive_url = given_addresses(source, base_url, archive_url)
     register_ops(ops)
     with (
         serve(
             ref,
             bind=bind,
             token_file=token_file,
+            watch=watch,
+            source=source,
+            market=None if market is None else market.value,
+            folder=folder,
+            timezone=timezone,
+            sim_seed=sim_seed,
+            sim_signal=None if sim_signal is None else sim_signal.value,
+            base_url=base_url,
+            archive_url=archive_url,
+            use_env_proxy=use_env_proxy,
+            inputs=inputs,
             allow_no_go=allow_no_go,
             max_body_mb=max_body_mb,
             timeout_s=timeout_s,

@@ -53,10 +53,12 @@ class Poll:
     Attributes:
         rows: ts, symbol, p, raw, refused, version of the new candles, by time; may be empty.
         wait_s: Seconds to wait before the next poll.
+        clock_ms: The source's time, ms UTC; None: the source did not answer.
     """
 
     rows: pl.DataFrame
     wait_s: float
+    clock_ms: int | None = None
 
 
 class Watch:
@@ -118,6 +120,10 @@ class Watch:
     def _needed_symbols(self) -> list[str]:
         return sorted({*self._symbols, *self._leaders})
 
+    def held_candles(self) -> dict[str, pl.DataFrame]:
+        """Return the candles of each symbol and leader from which the next rows are computed."""
+        return dict(self._candles)
+
     def poll(self) -> Poll:
         """Ask the source for new candles, and score them; a fault becomes a warning and a longer wait."""
         try:
@@ -158,8 +164,8 @@ class Watch:
             self._progress.warn("the source answers again")
             self._failures = 0
         if min(self._returned_until_ms[symbol] for symbol in self._symbols) < end_ms:
-            return Poll(rows, RETRY_S)
-        return Poll(rows, (end_ms + self._step_ms - clock_ms + PUBLISH_DELAY_MS) / 1000)
+            return Poll(rows, RETRY_S, clock_ms)
+        return Poll(rows, (end_ms + self._step_ms - clock_ms + PUBLISH_DELAY_MS) / 1000, clock_ms)
 
     def _no_rows(self) -> pl.DataFrame:
         return self._model.predict_candles({}).with_columns(version=pl.lit(self._model.version))

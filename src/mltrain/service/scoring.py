@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import polars as pl
+
+from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError
+from mltrain.killswitch.gate import HALTED, HaltGate
 from mltrain.service.predict_body import read_candle_tables, read_input_tables, read_predict_body
+from mltrain.serving.rows import MAX_AGE_BARS, STALE
 from mltrain.store.store import open_path
 from mltrain.times import TIME_FORMAT, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import polars as pl
-
     from mltrain.documents.values import Json
+    from mltrain.killswitch.halts import Mode
+    from mltrain.service.candle_feed import CandleFeed
     from mltrain.serving.model import Model
+
+#: Why a service is not ready: no poll of its source was answered yet.
+NO_CANDLES_YET: Final = "no-candles"
+NO_CANDLES: Final = pl.DataFrame(schema=dict(CANDLE_SCHEMA))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +107,24 @@ class ServedModel:
         return parse_time(self.created_at)
 
 
+class NotReadyError(Exception):
+    """The service has read no candles yet."""
+
+
 class Scoring:
     """Answers requests with a model; safe for several threads.
 
     Args:
-        model: The model; without a clock of its own.
+        model: The model.
         clock: Returns seconds since 1970, UTC.
+        feed: Holds the newest candles, for requests that name symbols; None: requests must bring candles.
     """
 
-    def __init__(self, model: Model, *, clock: Callable[[], float]) -> None:
+    def __init__(self, model: Model, *, clock: Callable[[], float], feed: CandleFeed | None = None) -> None:
         self._model = model
         self._clock = clock
+        self._feed = feed
+        self._gate = HaltGate(None if model.folder is None else model.folder.parent)
         self._served: ServedModel | None = None
         self._newest: dict[str, ScoredRow] = {}
         self._lock = threading.Lock()
@@ -128,12 +144,11 @@ class Scoring:
         Raises:
             UsageError: `now_ms` is not a time in ms, or an input is unknown.
             InputError: The body is no such request, or its candles or inputs cannot be read.
+            NotReadyError: It names symbols, and no candles were read yet.
         """
         body = read_predict_body(document)
         if body.symbols is not None:
-            raise InputError(
-                "this service does not read candles itself", hint='send "candles", or start it with --watch'
-            )
+            return self._predict_symbols(body.symbols)
         answer = self._score(
             read_candle_tables(body.candles),
             inputs=read_input_tables(body.inputs),
@@ -142,6 +157,25 @@ class Scoring:
         # A request that names the time is a replay.
         if body.now_ms is None:
             self._keep(answer.rows)
+        return answer
+
+    def _predict_symbols(self, symbols: tuple[str, ...]) -> PredictAnswer:
+        """Return the predictions of the candles that the feed holds."""
+        if self._feed is None:
+            raise InputError(
+                "this service does not read candles itself", hint='send "candles", or start it with --watch'
+            )
+        held, now_ms = self._feed.held, self._feed.now_ms()
+        if held is None or now_ms is None:
+            raise NotReadyError
+        wanted = dict.fromkeys([*symbols, *self._model.feature_set.leaders])
+        # A symbol of which there is no candle gets a row, too.
+        candles = {symbol: held.candles.get(symbol, NO_CANDLES) for symbol in wanted}
+        answer = self._score(candles, inputs=held.inputs, now_ms=now_ms)
+        rows = {row.symbol: row for row in answer.rows}
+        # Without those of leaders that were not asked for.
+        answer = PredictAnswer(answer.version, [rows[symbol] for symbol in dict.fromkeys(symbols)])
+        self._keep(answer.rows)
         return answer
 
     def _score(self, candles: object, *, inputs: Mapping[str, object] | None, now_ms: int) -> PredictAnswer:
@@ -164,13 +198,22 @@ class Scoring:
             return tuple(row for _, row in sorted(self._newest.items()))
 
     def data_age_s(self) -> float | None:
-        """Return the seconds since the close of the newest candle that was answered; None before the first answer.
+        """Return the seconds since the close of the newest candle; None before the first one.
 
-        Of several symbols, the one whose newest candle is oldest counts.
+        Of several symbols, the one whose newest candle is oldest counts. The candles are those of the feed or, without
+        one, those of the answers.
         """
+        if self._feed is not None:
+            return max(self._feed.ages_s().values(), default=None)
         step_ms = interval_ms(self._model.interval)
         closes_ms = [parse_time(row.ts) + step_ms for row in self.newest() if row.ts is not None]
         return (self.now_ms() - min(closes_ms)) / 1000 if closes_ms else None
+
+    def halted_symbols(self) -> dict[Mode, int]:
+        """Return how many symbols of the model are halted, and how many reduced."""
+        state = self._gate.state()
+        modes = [state.mode_of(symbol) for symbol in self._model.symbols]
+        return {"halt": modes.count("halt"), "reduce": modes.count("reduce")}
 
     def describe(self) -> ServedModel:
         """Return what is served now.
@@ -184,8 +227,20 @@ class Scoring:
         return served
 
     def find_obstacles(self) -> tuple[str, ...]:
-        """Return why the service should get no requests now, as codes; empty if it is ready."""
-        return ()
+        """Return why the service should get no requests now, as codes; empty if it is ready.
+
+        One symbol that can be answered is enough.
+        """
+        reasons = []
+        if self.halted_symbols()["halt"] == len(self._model.symbols):
+            reasons.append(HALTED)
+        if self._feed is not None:
+            ages_s = self._feed.ages_s().values()
+            if not ages_s:
+                reasons.append(NO_CANDLES_YET)
+            elif min(ages_s) >= MAX_AGE_BARS * interval_ms(self._model.interval) / 1000:
+                reasons.append(STALE)
+        return tuple(reasons)
 
 
 def _describe(model: Model) -> ServedModel:

@@ -94,7 +94,13 @@ class _States(Collector):
         )
         if (age_s := self._scoring.data_age_s()) is not None:
             yield GaugeMetricFamily(
-                "mltrain_data_age_seconds", "Time since the close of the newest candle that was scored.", age_s
+                "mltrain_data_age_seconds",
+                "Time since the close of the newest candle, of the symbol whose is oldest.",
+                age_s,
             )
+        halted = GaugeMetricFamily("mltrain_halted_symbols", "Symbols of the model that are halted.", labels=["mode"])
+        for mode, count in self._scoring.halted_symbols().items():
+            halted.add_metric([mode], count)
+        yield halted
         yield GaugeMetricFamily("mltrain_ready", "1: the service is ready.", 0 if self._scoring.find_obstacles() else 1)
         yield GaugeMetricFamily("mltrain_requests_in_progress", "Requests that run or wait.", self._in_progress())

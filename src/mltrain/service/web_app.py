@@ -28,6 +28,7 @@ from mltrain.documents.results import to_plain
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.service.predict_body import BODY
+from mltrain.service.scoring import NO_CANDLES_YET, NotReadyError
 from mltrain.service.scoring_pool import OverloadedError, ScoringPool
 from mltrain.service.service_metrics import ServiceMetrics
 
@@ -263,6 +264,8 @@ class WebApp:
         retry = {"retry-after": str(_RETRY_S)}
         try:
             return await self._pool.run(function, timeout_s=self._limits.timeout_s)
+        except NotReadyError as err:
+            raise _Refusal(503, NO_CANDLES_YET, "no candles were read yet", headers=retry) from err
         except OverloadedError as err:
             raise _Refusal(503, "overloaded", "too many requests are waiting", headers=retry) from err
         except TimeoutError as err:
