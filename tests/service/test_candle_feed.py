@@ -135,7 +135,7 @@ def test_a_source_without_the_symbols_is_an_error_at_the_start(parts, monkeypatc
 
 
 def test_a_bug_in_a_poll_is_reported_and_the_feed_goes_on(parts, monkeypatch):
-    """The thread survives, and stops when it is told to."""
+    """The thread survives, and stops at `stop`."""
     source, _, progress, feed, _ = parts
     calls = []
 

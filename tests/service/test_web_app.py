@@ -399,7 +399,7 @@ def test_a_slow_body_is_408(model):
 
 
 def test_a_bug_is_a_500_that_is_reported(model):
-    """The client learns nothing of it, the operator everything, and the service goes on."""
+    """The client does not see it, the operator everything, and the service goes on."""
     with running(BrokenScoring(model, clock=clock), ServiceLimits()) as (url, messages, _):
         answer = httpx.post(f"{url}/v1/predict", json={}, headers={"x-request-id": "r1"}, trust_env=False)
         assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200

@@ -46,15 +46,23 @@ class TimedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
-        try:
-            super().data_received(data)
-        except h11.LocalProtocolError:
-            # uvicorn cannot answer nonsense that follows a request which is still being answered.
-            self.transport.close()
+        super().data_received(data)
         if self.cycle is None or self.cycle.response_complete:
             self._start_timer()
         else:
             self._stop_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no HTTP; a request before them that is not answered yet gets no answer."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Else its answer would be an error in uvicorn, which expects the client to have sent HTTP.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            # The answer to the request before has begun.
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""

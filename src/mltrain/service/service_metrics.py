@@ -69,7 +69,7 @@ class ServiceMetrics:
 
 
 class _States(Collector):
-    """Reads what is a state, such as an age, when it is asked for."""
+    """Reads states, such as an age, for each answer."""
 
     def __init__(self, scoring: Scoring, in_progress: Callable[[], int]) -> None:
         self._scoring = scoring

@@ -276,7 +276,7 @@ class WebApp:
         try:
             served = await self._run(self._scoring.describe)
         except MltrainError as err:
-            # Not the client's fault, whoever's it is.
+            # The client is not at fault.
             return await self._answer_failure(request, err)
         return _json_response(_encode({**to_plain(served), "request_id": request.state.request_id}))
 
