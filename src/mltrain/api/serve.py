@@ -210,8 +210,9 @@ def serve(
     }
     if not watch and (names_source(options) or market is not None or inputs is not None):
         raise UsageError("a source and inputs go with --watch: without it, requests bring their candles")
+    # A service that is started again while serving is halted waits for the end of the halt, as a running one does.
     model = open_predicting_model(
-        version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown
+        version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown, while_halted=True
     )
     messages = _Messages()
     feed = None
