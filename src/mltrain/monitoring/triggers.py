@@ -68,7 +68,8 @@ class Evidence:
     Attributes:
         trigger: Its name.
         fired: Whether it fires.
-        value: The figure that it compares; None: there is none yet; NaN: there should be one.
+        value: The figure that it compares; None: there is none, or none that a float can hold. A trigger itself may give
+            NaN, which is a breach.
         level: From this value on it fires.
         sample: Number of rows, or of bars, behind the value.
         sentence: All of this in one sentence.
@@ -85,8 +86,7 @@ class Evidence:
 
     def to_json(self) -> dict[str, Json]:
         """Return what the log of halts keeps."""
-        value = self.value if self.value is not None and math.isfinite(self.value) else None
-        return {"version": self.version, "value": value, "level": self.level, "sample": self.sample}
+        return {"version": self.version, "value": self.value, "level": self.level, "sample": self.sample}
 
 
 class Trigger(Protocol):
@@ -484,6 +484,10 @@ class VersionTriggers:
             except Exception as err:  # noqa: BLE001 -- see above
                 self._note_failure(betting.name, err)
 
+    def feed_earlier(self, rows: Sequence[LedgerRow]) -> None:
+        """Add rows from before the triggers began: they say which candles were answered, and count for nothing else."""
+        self.stale.feed([row for row in rows if row.version == self.facts.version])
+
     def evaluate(self, now_ms: int) -> tuple[Evidence, ...]:
         """Return the evidence of every trigger at a time of the machine's clock, ms UTC, in a fixed order."""
         found: dict[str, Evidence] = {}
@@ -495,7 +499,14 @@ class VersionTriggers:
         if self._failures and ERROR in self._triggers:
             sentence = "; ".join(f"the trigger {name} failed: {text}" for name, text in self._failures.items())
             found[ERROR] = error_evidence(sentence)
-        return tuple(replace(evidence, version=self.facts.version) for evidence in found.values())
+        return tuple(
+            replace(
+                evidence,
+                value=evidence.value if evidence.value is not None and math.isfinite(evidence.value) else None,
+                version=self.facts.version,
+            )
+            for evidence in found.values()
+        )
 
     def _note_failure(self, name: str, err: Exception) -> None:
         self._failures.setdefault(name, " ".join(f"{type(err).__name__}: {err}".split())[:_MAX_MESSAGE])
@@ -503,4 +514,4 @@ class VersionTriggers:
 
 def error_evidence(sentence: str) -> Evidence:
     """Return the evidence of a failure of the monitoring itself."""
-    return Evidence(ERROR, fired=True, value=math.nan, level=1, sample=0, sentence=sentence)
+    return Evidence(ERROR, fired=True, value=None, level=1, sample=0, sentence=sentence)
