@@ -68,8 +68,8 @@ class Evidence:
     Attributes:
         trigger: Its name.
         fired: Whether it fires.
-        value: The figure that it compares; None: there is none, or none that a float can hold. A trigger itself may give
-            NaN, which is a breach.
+        value: The figure that it compares; None: there is none yet, or none that a float can hold. A trigger itself
+            gives NaN where there should be one.
         level: From this value on it fires.
         sample: Number of rows, or of bars, behind the value.
         sentence: All of this in one sentence.
