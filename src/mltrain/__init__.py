@@ -106,6 +106,9 @@ if TYPE_CHECKING:
     from mltrain.errors import SourceError as SourceError
     from mltrain.errors import UsageError as UsageError
     from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
+    from mltrain.monitoring.ledger import Ledger as Ledger
+    from mltrain.monitoring.ledger import LedgerRow as LedgerRow
+    from mltrain.monitoring.ledger import read_ledger as read_ledger
     from mltrain.progress import Progress as Progress
     from mltrain.report.calibration_curve import plot_calibration_curve as plot_calibration_curve
     from mltrain.report.chart import Chart as Chart
@@ -122,6 +125,8 @@ HOME: Final = {
     "FeatureSchemaValidator": "mltrain.features.registry",
     "InputError": "mltrain.errors",
     "LeakageError": "mltrain.errors",
+    "Ledger": "mltrain.monitoring.ledger",
+    "LedgerRow": "mltrain.monitoring.ledger",
     "LockedError": "mltrain.errors",
     "MachineError": "mltrain.errors",
     "MltrainError": "mltrain.errors",
@@ -198,6 +203,7 @@ HOME: Final = {
     "predict": "mltrain.api.predict",
     "predict_file": "mltrain.api.predict",
     "promote": "mltrain.api.models",
+    "read_ledger": "mltrain.monitoring.ledger",
     "rich_progress": "mltrain.cli.progress",
     "rollback": "mltrain.api.models",
     "serve": "mltrain.api.serve",
@@ -223,6 +229,8 @@ __all__ = [
     "FeatureSchemaValidator",
     "InputError",
     "LeakageError",
+    "Ledger",
+    "LedgerRow",
     "LockedError",
     "MachineError",
     "MltrainError",
@@ -299,6 +307,7 @@ __all__ = [
     "predict",
     "predict_file",
     "promote",
+    "read_ledger",
     "rich_progress",
     "rollback",
     "serve",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mltrain.api.references import VersionRef
     from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.progress import Progress
+    from mltrain.serving.answers import AnswerLog
     from mltrain.serving.model import Model
     from mltrain.store.history import History
     from mltrain.store.listing import ModelRow
@@ -64,6 +65,7 @@ def load(
     require_signature: PathText | None = None,
     allow_reduce: bool = False,
     while_halted: bool = False,
+    ledger: AnswerLog | None = None,
     clock: Callable[[], float] | None = time.time,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
@@ -83,6 +85,8 @@ def load(
         allow_reduce: Also return bare numbers while serving is restricted to reducing positions; the caller then asks
             `Model.permit`.
         while_halted: Load the model although serving is halted: its answers are refused until it is resumed.
+        ledger: Records each answer and each refusal of `predict_candles` for the newest candles, of `predict_one`, and
+            of a stream, before it is given: a `mltrain.Ledger`. None: nothing is recorded.
         clock: Returns seconds since 1970, UTC. In calls for the newest candle without `now_ms`, candles that close
             later are left out, and a newest candle that is too old is refused as stale. None: every candle counts as
             closed and none as stale, as in a replay.
@@ -118,6 +122,7 @@ def load(
         require_signature=require_signature,
         allow_reduce=allow_reduce,
         while_halted=while_halted,
+        ledger=ledger,
         clock=clock,
     )
 

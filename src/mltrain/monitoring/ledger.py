@@ -14,6 +14,7 @@ process that only watches the ledger stays small.
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import os
 import re
@@ -23,11 +24,13 @@ import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Final, Self
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from mltrain.card.lineage import PACKAGE, hash_package
 from mltrain.documents.records import Limits, RecordError, read_record, record, to_json
-from mltrain.documents.values import NOT_FINITE, Located, Sha256, is_unicode
+from mltrain.documents.values import SHA256, Located, Sha256, is_unicode
 from mltrain.errors import InputError, LockedError, MachineError
 from mltrain.names import show
 from mltrain.storage.chained_lines import BROKEN_CHAIN, BROKEN_SEAL, seal_line, unseal_line
@@ -41,9 +44,7 @@ from mltrain.times import format_ms, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
-    from mltrain.documents.records import Violation
     from mltrain.documents.values import Json
     from mltrain.serving.answers import Answer
 
@@ -72,6 +73,35 @@ _NEWEST_DAYS: Final = 7
 _UNKNOWN: Final = "unknown"
 _WITHHELD: Final = "an answer that cannot be recorded is not given"
 _DAMAGE_HINT: Final = "restore the file from a backup, or move the folder away: a new ledger is begun"
+
+
+# The fields that more is demanded of than their type; of p and raw written so that NaN fails.
+_RULES: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
+    ("at", lambda text: _AT.fullmatch(text) is not None, "a time such as 2025-10-15T12:00:00.250Z"),
+    *(
+        (name, lambda text: _TIME.fullmatch(text) is not None, "a time such as 2025-10-15T12:00:00Z")
+        for name in ("ts", "source_at")
+    ),
+    *(
+        (name, lambda text: len(text) <= _MAX_TEXT and is_unicode(text), f"a text of at most {_MAX_TEXT} characters")
+        for name in ("symbol", "version", "refused", "permit")
+    ),
+    *((name, lambda score: 0 <= score <= 1, "a number from 0 to 1") for name in ("p", "raw")),
+    *((name, math.isfinite, "a finite number") for name in ("high", "low", "close", "latency_ms")),
+    ("missed", lambda count: count >= 0, "a number from 0 on"),
+    ("code_sha256", lambda text: SHA256.fullmatch(text) is not None, "a SHA-256"),
+)
+_TEXT: Final = frozenset({str, NoneType})
+_NUMBER: Final = frozenset({float, NoneType})
+# The types of the values of each field in a line.
+_TYPES: Final = {
+    **dict.fromkeys(("at", "version", "code_sha256"), frozenset({str})),
+    **dict.fromkeys(("ts", "symbol", "refused", "permit", "source_at"), _TEXT),
+    **dict.fromkeys(("p", "raw", "high", "low", "close", "latency_ms"), _NUMBER),
+    "missed": frozenset({int}),
+}
+_WHOLE: Final = dict.fromkeys(_TYPES, True)
+_SHA256_CHARACTERS: Final = 64
 
 
 def format_at(time_ms: int) -> str:
@@ -124,27 +154,12 @@ class LedgerRow:
 
     def __post_init__(self) -> None:
         """Check the values before they are written: the ledger must be able to read every line back."""
-        problem = self._find_problem()
-        if problem is not None:
-            raise RecordError(problem)
-
-    def _find_problem(self) -> Violation | None:
-        if _AT.fullmatch(self.at) is None:
-            return ("at",), f"{show(self.at)} is not a time such as 2025-10-15T12:00:00.250Z"
-        for name, moment in (("ts", self.ts), ("source_at", self.source_at)):
-            if moment is not None and _TIME.fullmatch(moment) is None:
-                return (name,), f"{show(moment)} is not a time such as 2025-10-15T12:00:00Z"
-        for name in ("symbol", "version", "refused", "permit"):
-            text = getattr(self, name)
-            if text is not None and not (len(text) <= _MAX_TEXT and is_unicode(text)):
-                return (name,), f"is not a text of at most {_MAX_TEXT} characters"
-        for name in ("p", "raw", "high", "low", "close", "latency_ms"):
-            number = getattr(self, name)
-            if number is not None and not math.isfinite(number):
-                return (name,), NOT_FINITE
+        for name, is_valid, expected in _RULES:
+            value = getattr(self, name)
+            if value is not None and not is_valid(value):
+                raise RecordError(((name,), f"{show(str(value))} is not {expected}"))
         if (self.p is None) == (self.refused is None):
-            return ("p",), "is null if and only if the answer was refused"
-        return None
+            raise RecordError((("p",), "is null if and only if the answer was refused"))
 
 
 @dataclass(slots=True)
@@ -185,11 +200,12 @@ class Ledger:
         MachineError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+    def __init__(self, folder: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
+        # Absolute, so that a process may change its working directory.
+        self._folder = Path(folder).absolute()
         self._clock = clock
         self._begin()
-        make_folder(folder)
+        make_folder(self._folder)
         # The package as it is now, which an upgrade may replace while this process runs.
         hash_own_package()
 
@@ -439,12 +455,35 @@ def _list_days(folder: Path) -> list[Path]:
 
 def _read_line(line: bytes, where: str) -> tuple[LedgerRow, Json]:
     """Return the row of a line and the hash of the line before; raise InputError if it was changed."""
+    found = _read_own_line(line)
+    if found is not None:
+        return found
     document, is_unchanged = unseal_line(line, where)
     prev = document.pop("prev", None)
     row = read_record(Located(document, where), LedgerRow)
     if not is_unchanged:
         raise InputError(f"{where}: {BROKEN_SEAL}", hint=_DAMAGE_HINT)
     return row, prev
+
+
+def _read_own_line(line: bytes) -> tuple[LedgerRow, Json] | None:
+    """Return what `_read_line` does, in a sixth of the time; None unless the line is certainly one of the ledger's."""
+    before, seal, after = line.partition(b'"self_sha256":"')
+    end = _SHA256_CHARACTERS + len(b'",')
+    if not seal or sha256_bytes(before + after[end:]).encode() + b'",' != after[:end]:
+        return None
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return None
+    document.pop("self_sha256", None)
+    prev = document.pop("prev", None)
+    if {name: type(value) in _TYPES.get(name, ()) for name, value in document.items()} != _WHOLE:
+        return None
+    try:
+        return LedgerRow(**document), prev
+    except RecordError:
+        return None
 
 
 def _read_backwards(fd: int) -> Iterator[bytes]:
@@ -518,8 +557,8 @@ class LedgerTail:
         since_ms: Rows of answers from this time on, ms UTC; None: from the first row on.
     """
 
-    def __init__(self, folder: Path, *, since_ms: int | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: str | os.PathLike[str], *, since_ms: int | None = None) -> None:
+        self._folder = Path(folder).absolute()
         self._since = None if since_ms is None else format_at(since_ms)
         # The file that was read last, up to which byte and line, and the hash of that line.
         self._path: Path | None = None
@@ -548,7 +587,13 @@ class LedgerTail:
         for path in days:
             if path != self._path:
                 self._path, self._offset, self._line = path, 0, 0
-            yield from self._read_day(path, is_complete=path != days[-1])
+            try:
+                yield from self._read_day(path, is_complete=path != days[-1])
+            except InputError as err:
+                if not isinstance(err.__cause__, FileNotFoundError):
+                    raise
+                # Deleted since the files were listed.
+                self._last_sha256 = _UNKNOWN
 
     def _read_day(self, path: Path, *, is_complete: bool) -> Iterator[LedgerRow]:
         with opened_for_reading(path, _MAX_FILE_BYTES, "the ledger") as fd:
@@ -580,7 +625,9 @@ class LedgerTail:
         return row
 
 
-def read_ledger(folder: Path, *, since_ms: int | None = None, until_ms: int | None = None) -> Iterator[LedgerRow]:
+def read_ledger(
+    folder: str | os.PathLike[str], *, since_ms: int | None = None, until_ms: int | None = None
+) -> Iterator[LedgerRow]:
     """Yield the rows of a ledger, in order, and check the lines that are read; none if there is no ledger.
 
     Args:

@@ -6,6 +6,9 @@ lookback, a stale candle, an unknown symbol, columns with other names or in anot
 
 While serving is halted (`mltrain.killswitch`) every answer is refused.
 
+With a ledger, each answer is recorded before it is given (`mltrain.serving.answers`). A batch (`rows="all"`),
+`predict_proba` and `explain` are not recorded: nobody acts on them.
+
 The clock that is passed to `load` decides whether the newest candle is stale; a batch (`rows="all"`) never is.
 
 A model that was loaded through the pointer to the live version follows it (`mltrain.serving.live_model`): each call
@@ -31,6 +34,7 @@ from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.features.user_ops import import_user_ops
 from mltrain.killswitch.gate import HALTED, HaltGate
 from mltrain.names import describe
+from mltrain.serving.answers import Recorder, Scored
 from mltrain.serving.explanation import explain_matrix, explain_rows
 from mltrain.serving.inputs import (
     check_finite,
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from mltrain.features.spec import FeatureSet
     from mltrain.killswitch.gate import Permit
     from mltrain.killswitch.halts import HaltState, Mode
+    from mltrain.serving.answers import AnswerLog
     from mltrain.serving.live_model import PointerState
     from mltrain.serving.loaded_model import LoadedModel
     from mltrain.serving.rows import FeatureRows, WhichRows
@@ -98,6 +103,7 @@ class Model:
         models: Path | None = None,
         allow_reduce: bool = False,
         clock: Callable[[], float] | None = None,
+        log: AnswerLog | None = None,
         origin: Callable[[], Model] | None = None,
     ) -> None:
         self._clock = clock
@@ -109,6 +115,7 @@ class Model:
         # Returns the model to use now: another one than `loaded` once the pointer to the live version has moved.
         self._current = Follower(loaded, pointer=pointer, state=state, key=key).current
         self._names_at_load = loaded.names
+        self._recorder = None if log is None else Recorder(log, self._current, self._gate.check)
 
     def __repr__(self) -> str:
         loaded = self._current()
@@ -262,11 +269,19 @@ class Model:
             InputError: A candle is impossible or out of order, a column or a leader that a feature reads is missing, or
                 the table of an input is not as declared.
         """
-        state = self._gate.state()
-        loaded = self._current()
-        tables = read_candles_by_symbol(candles, loaded.bundle.symbols)
-        parts = self._compute_rows(loaded, tables, inputs=inputs, rows=rows, now_ms=now_ms, max_age_bars=max_age_bars)
-        return score_rows(loaded, self._apply_halts(parts, state))
+        tables = read_candles_by_symbol(candles, self.symbols)
+
+        def score() -> tuple[LoadedModel, pl.DataFrame]:
+            state = self._gate.state()
+            loaded = self._current()
+            parts = self._compute_rows(
+                loaded, tables, inputs=inputs, rows=rows, now_ms=now_ms, max_age_bars=max_age_bars
+            )
+            return loaded, score_rows(loaded, self._apply_halts(parts, state))
+
+        if self._recorder is None or rows == "all":
+            return score()[1]
+        return self._recorder.table(score, tables)
 
     def explain(
         self,
@@ -324,6 +339,12 @@ class Model:
             RefusedError: A value is not finite (not-finite); or serving is halted (halted), or restricted to reducing
                 positions and the model was not loaded with `allow_reduce` (reduced), for all symbols or for one.
         """
+        if self._recorder is None:
+            return self._score_one(features).p
+        return self._recorder.answer(lambda: self._score_one(features))
+
+    def _score_one(self, features: object) -> Scored:
+        """Return the scores of one row of features; arguments and errors as in `predict_one`."""
         began_s = self._begin(None)
         loaded = self._current()
         given = read_mapping_or_array(features)
@@ -332,9 +353,9 @@ class Model:
         else:
             self._check_positions(loaded)
             row = read_positional_row(given, loaded.names)
-        _, p = loaded.score_one(check_finite_row(row, loaded.names))
+        raw, p = loaded.score_one(check_finite_row(row, loaded.names))
         self._finish(began_s, None)
-        return p
+        return Scored(loaded, raw, p)
 
     def stream(self, symbols: Iterable[str] | None = None) -> Stream:
         """Return a stream that takes candles one by one; see `mltrain.serving.stream` for its rules.
@@ -351,6 +372,7 @@ class Model:
             self.symbols if symbols is None else symbols,
             begin=self._begin,
             finish=self._finish,
+            recorder=self._recorder,
             clock=self._clock,
         )
 
@@ -449,6 +471,7 @@ def load(
     require_signature: str | os.PathLike[str] | None = None,
     allow_reduce: bool = False,
     while_halted: bool = False,
+    ledger: AnswerLog | None = None,
     clock: Callable[[], float] | None = time.time,
 ) -> Model:
     """Load the live version's model, and follow later promotions; or load the model of one version.
@@ -464,6 +487,8 @@ def load(
         allow_reduce: Also return bare numbers while serving is restricted to reducing positions; the caller then asks
             `Model.permit`.
         while_halted: Load the model although serving is halted: its answers are refused until it is resumed.
+        ledger: Records each answer and each refusal of `predict_candles` for the newest candles, of `predict_one`, and
+            of a stream, before it is given: a `mltrain.Ledger`. None: nothing is recorded.
         clock: Returns seconds since 1970, UTC. In calls for the newest candle without `now_ms`, candles that close
             later are left out, and a newest candle that is too old is refused as stale. None: every candle counts as
             closed and none as stale, as in a replay.
@@ -492,6 +517,10 @@ def load(
         raise UsageError(f"ops is {describe(ops)}: expected the name of a module")
     if not isinstance(require_signature, str | os.PathLike | None):
         raise UsageError(f"require_signature is {describe(require_signature)}: expected the path of a public key")
+    if ledger is not None and not callable(getattr(ledger, "record", None)):
+        raise UsageError(
+            f"ledger is {describe(ledger)}: expected a mltrain.Ledger", hint='such as mltrain.Ledger("data/ledger")'
+        )
     if ops is not None:
         import_user_ops(ops)
     # Absolute, so that the pointer is followed even if the process changes its folder.
@@ -515,6 +544,7 @@ def load(
         allow_reduce=allow_reduce,
         # The copy refuses what the original does.
         while_halted=True,
+        ledger=ledger,
         clock=clock,
     )
     model = Model(
@@ -525,6 +555,7 @@ def load(
         models=version.folder.parent,
         allow_reduce=allow_reduce,
         clock=clock,
+        log=ledger,
         origin=origin,
     )
     if not while_halted:

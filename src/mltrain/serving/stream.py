@@ -32,10 +32,11 @@ from mltrain.candles.anomalies import empty_false_volumes, find_false_volumes
 from mltrain.candles.checks import check_candles
 from mltrain.candles.conversion import as_candles, as_frame, as_record
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, times_ms
-from mltrain.errors import InputError, RefusedError, UsageError
+from mltrain.errors import InputError, MltrainError, RefusedError, UsageError
 from mltrain.features.input_join import join_inputs, take_known_values
 from mltrain.features.newest import CandleArrays
 from mltrain.names import describe, did_you_mean, show
+from mltrain.serving.answers import NO_PRICES, Scored
 from mltrain.serving.inputs import read_candles_by_symbol
 from mltrain.serving.known_inputs import NO_VALUES, PushedInput, read_given_inputs
 from mltrain.serving.rows import (
@@ -59,8 +60,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mltrain.candles.input_tables import InputTable
-    from mltrain.errors import MltrainError
     from mltrain.features.spec import FeatureSet
+    from mltrain.serving.answers import Prices, Recorder
     from mltrain.serving.loaded_model import LoadedModel
 
 # Why a candle is not taken.
@@ -164,11 +165,13 @@ class Stream:
         *,
         begin: Callable[[str], float] = lambda _: 0.0,
         finish: Callable[[float, str], None] = lambda *_: None,
+        recorder: Recorder | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._current = current
         # Raise while an answer for a symbol must not be given, at its begin and at its end.
         self._begin, self._finish = begin, finish
+        self._recorder = recorder
         self._clock = clock
         self._lock = threading.RLock()
         loaded = current()
@@ -308,8 +311,15 @@ class Stream:
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
-            self._take(symbol, candle, now_ms)
-            return self._predict(symbol, now_ms)
+            if self._recorder is None:
+                self._take(symbol, candle, now_ms)
+                return self._predict(symbol, now_ms).p
+
+            def score() -> Scored:
+                self._take(symbol, candle, now_ms)
+                return self._predict(symbol, now_ms)
+
+            return self._recorder.answer(score, symbol, lambda: self._read_prices(symbol, candle))
 
     def take(self, symbol: str, candle: object, *, now_ms: int | None = None) -> None:
         """Take a closed candle without scoring it, such as a leader's; arguments and errors as in `push`."""
@@ -352,10 +362,30 @@ class Stream:
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
-            return self._predict(symbol, now_ms)
+            if self._recorder is None:
+                return self._predict(symbol, now_ms).p
+            return self._recorder.answer(
+                lambda: self._predict(symbol, now_ms), symbol, lambda: self._newest_prices(symbol)
+            )
 
-    def _predict(self, symbol: str, now_ms: int | None) -> float:
-        """Return the probability of up, in [0, 1], after a symbol's newest candle; raise if it cannot be scored."""
+    def _newest_prices(self, symbol: str) -> tuple[int | None, Prices]:
+        """Return open time, ms UTC, and high, low and close of a symbol's newest candle, if there is one."""
+        buffer = self._buffers.get(symbol)
+        if buffer is None or not buffer.stop:
+            return None, NO_PRICES
+        _, high, low, close, *_ = buffer.values[:, buffer.stop - 1].tolist()
+        return int(buffer.ts_ms[buffer.stop - 1]), (high, low, close)
+
+    def _read_prices(self, symbol: str, candle: object) -> tuple[int | None, Prices]:
+        """Return open time, ms UTC, and high, low and close of a caller's candle; None for one that is impossible."""
+        try:
+            ts_ms, (_, high, low, close, *_) = self._read_candle(symbol, candle)
+        except MltrainError:
+            return None, NO_PRICES
+        return ts_ms, (high, low, close)
+
+    def _predict(self, symbol: str, now_ms: int | None) -> Scored:
+        """Return the scores of a symbol's newest candle; raise if it cannot be scored."""
         began_s = self._begin(symbol)
         loaded = self._current()
         if symbol not in loaded.bundle.symbols:
@@ -381,9 +411,9 @@ class Stream:
         # Also states why a candle is refused, but takes ten times as long.
         if x is None or not np.isfinite(x).all():
             x = self._compute_rows(loaded, symbol, held, tables)
-        p = loaded.score_one(x[0])[1]
+        raw, p = loaded.score_one(x[0])
         self._finish(began_s, symbol)
-        return p
+        return Scored(loaded, raw, p)
 
     def _compute_rows(
         self,
