@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mltrain.api.predict import as_given, names_source, open_growing_source, open_predicting_model
-from mltrain.api.workspace import DATA_DIR, check_path, read_number, read_progress, read_whole
+from mltrain.api.workspace import DATA_DIR, check_path, open_store, read_number, read_progress, read_whole
 from mltrain.documents.results import Result
 from mltrain.errors import MachineError, UsageError
 
@@ -139,6 +139,7 @@ def serve(
     timeout_s: float = TIMEOUT_S,
     threads: int = THREADS,
     queue: int = QUEUE,
+    dashboard: bool = True,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
     progress: ProgressLike | None = None,
@@ -169,6 +170,7 @@ def serve(
         timeout_s: Seconds that a client may take to send a body, and that its answer may take.
         threads: Requests that are scored at the same time.
         queue: Requests that may wait besides; one more is answered with 503 at once.
+        dashboard: Also show a page, and the reports of versions, to a browser on this machine.
         data_dir: The data folder.
         slot: As in `predict`.
         progress: Receives warnings: in `RunningService.wait`, and at the end of the block.
@@ -188,9 +190,10 @@ def serve(
     _check_installed()
     from mltrain.service.access import open_access
     from mltrain.service.candle_feed import CandleFeed
+    from mltrain.service.dashboard import Dashboard
     from mltrain.service.http_server import HttpServer
     from mltrain.service.scoring import Scoring
-    from mltrain.service.web_app import ServiceLimits, WebApp
+    from mltrain.service.web_app import PAGE, REPORTS, ServiceLimits, WebApp
 
     shown = read_progress(progress)
     limits = ServiceLimits(
@@ -199,7 +202,11 @@ def serve(
         threads=read_whole(threads, "threads"),
         queue=read_whole(queue, "queue"),
     )
-    address, access = open_access(bind, None if token_file is None else check_path(token_file, "token_file"))
+    address, access = open_access(
+        bind,
+        None if token_file is None else check_path(token_file, "token_file"),
+        pages=(PAGE, REPORTS) if dashboard else (),
+    )
     options: SourceOptions = {
         "source": source,
         "market": market,
@@ -232,7 +239,8 @@ def serve(
         )
     scoring = Scoring(model, clock=clock, feed=feed)
     served = scoring.describe()
-    app = WebApp(scoring, access, limits, report=messages.warn)
+    page = Dashboard(scoring, open_store(data_dir, served.slot), model.label) if dashboard else None
+    app = WebApp(scoring, access, limits, report=messages.warn, dashboard=page)
     server = HttpServer(app, address, shutdown_s=int(limits.timeout_s) + _SHUTDOWN_S)
     with ExitStack() as stack:
         if feed is not None:

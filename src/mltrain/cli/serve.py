@@ -12,7 +12,7 @@ from mltrain.api.sources import choose_source
 from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
-from mltrain.cli.help import add_command, data_option, limit_option, network_option
+from mltrain.cli.help import add_command, data_option, limit_option, network_option, output_option
 from mltrain.cli.predict import Inputs, NoGo, PredictSource
 from mltrain.cli.render import Outcome, show_outcome
 from mltrain.cli.signals import SIGNAL_CODE, noting_signals
@@ -96,6 +96,13 @@ def serve(
             "--queue", min=0, max=10_000, help="Requests that may wait besides; one more is answered with 503 at once."
         ),
     ] = QUEUE,
+    dashboard: Annotated[
+        bool,
+        output_option(
+            "--dashboard/--no-dashboard",
+            help="Also show a page, and the reports of versions, to a browser on this machine.",
+        ),
+    ] = True,
 ) -> Outcome | None:
     """Answer predictions over HTTP until Ctrl-C or SIGTERM, with health checks and metrics; needs the extra [serve]."""
     from mltrain.api.serve import serve
@@ -125,6 +132,7 @@ def serve(
             timeout_s=timeout_s,
             threads=threads,
             queue=queue,
+            dashboard=dashboard,
             data_dir=session.data_dir,
             slot=session.slot,
             progress=session.progress,

@@ -24,6 +24,7 @@ import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
@@ -641,3 +642,19 @@ def read_ledger(
     """
     until = None if until_ms is None else format_at(until_ms)
     return (row for row in LedgerTail(folder, since_ms=since_ms).new_rows() if until is None or row.at < until)
+
+
+def read_newest(folder: Path, count: int) -> list[LedgerRow]:
+    """Return up to `count` of the newest rows of a ledger, newest first; that none was removed is not checked.
+
+    Raises:
+        InputError: A line was changed; the message names its file.
+        MachineError: A file cannot be read.
+    """
+    rows: list[LedgerRow] = []
+    for path in reversed(_list_days(folder)):
+        with opened_for_reading(path, _MAX_FILE_BYTES, "the ledger") as fd:
+            rows += [_read_line(line, str(path))[0] for line in islice(_read_backwards(fd), count - len(rows))]
+        if len(rows) == count:
+            break
+    return rows

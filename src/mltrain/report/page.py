@@ -95,6 +95,12 @@ def draft_report(material: Material) -> Draft:
 
 
 @cache
+def read_style() -> str:
+    """Return the style that every page holds."""
+    return (_FOLDER / "style.css").read_text("utf-8")
+
+
+@cache
 def _environment() -> Any:  # noqa: ANN401 (jinja2 is imported late)
     """Return the template engine: it escapes every value, and an unknown name in a template is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -108,7 +114,7 @@ def _environment() -> Any:  # noqa: ANN401 (jinja2 is imported late)
         lstrip_blocks=True,
     )
     environment.filters["coded"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704
-    environment.globals["style"] = (_FOLDER / "style.css").read_text("utf-8")
+    environment.globals["style"] = read_style()
     environment.tests["drawn"] = lambda shown: isinstance(shown, Figure)
     return environment
 

@@ -160,7 +160,7 @@ class Access:
         """
         has_local_name = _LOOPBACK_NAMES.fullmatch(headers.get("host", "")) is not None
         if self._is_page(path):
-            if has_local_name and is_loopback(client) and not _FORWARDED & headers.keys():
+            if has_local_name and is_loopback(client) and not any(name in headers for name in _FORWARDED):
                 return None
             return Denial(403, "not-local", "this page is shown to a browser on the same machine only")
         if self.token is None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mltrain.documents.values import Json
-    from mltrain.killswitch.halts import Mode
+    from mltrain.killswitch.halts import HaltState, Mode
     from mltrain.service.candle_feed import CandleFeed
     from mltrain.serving.model import Model
 
@@ -134,6 +134,16 @@ class Scoring:
         """Name of the version that answers now."""
         return self._model.version
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols of the model."""
+        return self._model.symbols
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether it reads candles itself."""
+        return self._feed is not None
+
     def now_ms(self) -> int:
         """Return the machine's time, ms UTC."""
         return int(self._clock() * 1000)
@@ -208,6 +218,10 @@ class Scoring:
         step_ms = interval_ms(self._model.interval)
         closes_ms = [parse_time(row.ts) + step_ms for row in self.newest() if row.ts is not None]
         return (self.now_ms() - min(closes_ms)) / 1000 if closes_ms else None
+
+    def halts(self) -> HaltState:
+        """Return the halts in force."""
+        return self._gate.state()
 
     def halted_symbols(self) -> dict[Mode, int]:
         """Return how many symbols of the model are halted, and how many reduced."""

@@ -27,6 +27,7 @@ from starlette.routing import Route
 from mltrain.documents.results import to_plain
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError, MltrainError, UsageError
+from mltrain.service.dashboard import REFRESH_S, page_policy, report_policy
 from mltrain.service.predict_body import BODY
 from mltrain.service.scoring import NO_CANDLES_YET, NotReadyError
 from mltrain.service.scoring_pool import OverloadedError, ScoringPool
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from mltrain.service.access import Access
+    from mltrain.service.dashboard import Dashboard
     from mltrain.service.scoring import Scoring
 
 T = TypeVar("T")
@@ -47,7 +49,10 @@ MODEL: Final = "/v1/model"
 HEALTH: Final = "/healthz"
 READY: Final = "/readyz"
 METRICS: Final = "/metrics"
-_ROUTES: Final = frozenset({PREDICT, MODEL, HEALTH, READY, METRICS})
+#: Pages for people.
+PAGE: Final = "/"
+REPORTS: Final = "/reports"
+_ROUTES: Final = frozenset({PREDICT, MODEL, HEALTH, READY, METRICS, PAGE})
 #: The range of each limit.
 LIMITS: Final = {"max_body_mb": (0.001, 1_024), "timeout_s": (0.1, 3_600), "threads": (1, 64), "queue": (0, 10_000)}
 # The label of requests for anything else: names that clients make up must not become labels.
@@ -137,12 +142,20 @@ class WebApp:
         access: Who may ask what.
         limits: What a request may cost.
         report: Called with a message about a bug or a failure of the machine.
+        dashboard: Renders the pages for people; None: there are none.
     """
 
     def __init__(
-        self, scoring: Scoring, access: Access, limits: ServiceLimits, *, report: Callable[[str], None]
+        self,
+        scoring: Scoring,
+        access: Access,
+        limits: ServiceLimits,
+        *,
+        report: Callable[[str], None],
+        dashboard: Dashboard | None = None,
     ) -> None:
         self._scoring = scoring
+        self._dashboard = dashboard
         self._access = access
         self._limits = limits
         self._report = report
@@ -155,6 +168,8 @@ class WebApp:
                 Route(HEALTH, self._check_health),
                 Route(READY, self._check_ready),
                 Route(METRICS, self._show_metrics),
+                Route(PAGE, self._show_page),
+                Route(f"{REPORTS}/{{version}}", self._show_report),
             ],
             exception_handlers={
                 _Refusal: _answer_refusal,
@@ -290,6 +305,24 @@ class WebApp:
 
     async def _show_metrics(self, _: Request) -> Response:
         return Response(await self._run(self._metrics.render), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def _show_page(self, request: Request) -> Response:
+        if self._dashboard is None:
+            raise HTTPException(404)
+        dashboard, given = self._dashboard, request.query_params.get("refresh", "")
+        refresh_s = min(max(int(given), REFRESH_S[0]), REFRESH_S[1]) if re.fullmatch("[0-9]{1,9}", given) else None
+        page = await self._run(lambda: dashboard.render(refresh_s))
+        return Response(page, media_type="text/html", headers={"content-security-policy": page_policy()})
+
+    async def _show_report(self, request: Request) -> Response:
+        if self._dashboard is None:
+            raise HTTPException(404)
+        dashboard, version = self._dashboard, request.path_params["version"]
+        try:
+            page = await self._run(lambda: dashboard.read_report(version))
+        except (UsageError, InputError) as err:
+            raise _Refusal(404, "not-found", err.message) from err
+        return Response(page, media_type="text/html", headers={"content-security-policy": report_policy()})
 
     async def _answer_failure(self, request: Request, err: Exception) -> Response:
         """Answer that the machine failed, such as a full disk, and report why."""
