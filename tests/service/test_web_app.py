@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import mltrain as mt
 from mltrain.card.validation import CARD_FILE
+from mltrain.monitoring.ledger import LEDGER, read_ledger
 from mltrain.names import DEFAULT_SLOT
 from mltrain.service.access import Access, parse_bind, read_token
 from mltrain.service.http_server import HttpServer
@@ -567,3 +568,28 @@ def test_a_promotion_takes_effect_without_a_restart(tmp_path, live_dir, bundle, 
 
     assert versions == ["2025-10-15", other.name, other.name]
     assert Path(folder / "models" / "best_lgbm").readlink().name == other.name
+
+
+def test_every_row_is_recorded_before_it_is_answered(tmp_path, live_dir, rows):
+    """Given and refused ones; a full disk is 503, and nothing is answered."""
+    folder = tmp_path / "data"
+    shutil.copytree(live_dir, folder, symlinks=True)
+    with (
+        pytest.warns(mt.MltrainWarning, match="not given"),
+        mt.serve(bind="127.0.0.1:0", data_dir=folder, clock=clock, ledger=True) as running,
+        httpx.Client(base_url=running.url, trust_env=False) as client,
+    ):
+        answered = client.post("/v1/predict", json={"candles": {**rows, "XRPUSDT": []}}).json()["rows"]
+        recorded = [(row.symbol, row.p, row.refused) for row in read_ledger(folder / LEDGER)]
+        assert recorded == [(row["symbol"], row["p"], row["refused"]) for row in answered]
+        assert len(recorded) == 3
+        client.post("/v1/predict", json={"candles": {"BTCUSDT": [{"ts": 1}]}})
+        count = len(list(read_ledger(folder / LEDGER)))
+        shutil.rmtree(folder / LEDGER)
+        (folder / LEDGER).write_bytes(b"")
+        failed = client.post("/v1/predict", json={"candles": rows})
+        (folder / LEDGER).unlink()
+
+    assert count >= 3
+    assert (failed.status_code, failed.json()["error"]["code"]) == (503, "machine")
+    assert "not given" in failed.json()["error"]["message"]

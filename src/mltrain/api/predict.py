@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mltrain.api.workspace import PathText, ProgressLike, Time
     from mltrain.candles.tables import Format
     from mltrain.progress import Progress
+    from mltrain.serving.answers import AnswerLog
     from mltrain.serving.model import Model
     from mltrain.sources.source import Source
 
@@ -485,6 +486,7 @@ def open_predicting_model(
     slot: str | None,
     progress: Progress,
     while_halted: bool = False,
+    ledger: AnswerLog | None = None,
 ) -> Model:
     """Return the model that a caller named or passed; the live version follows promotions."""
     from mltrain.features.user_ops import import_user_ops
@@ -494,10 +496,18 @@ def open_predicting_model(
     if ops is not None:
         import_user_ops(ops)
     if isinstance(version, Model):
+        if ledger is not None:
+            raise UsageError(
+                "a loaded model records its answers if it was loaded so", hint="pass mltrain.load(..., ledger=...)"
+            )
         return version
     store = open_store(data_dir, slot)
     model, warning = open_followed_model(
-        store, None if version is None else version_text(version), allow_no_go=allow_no_go, while_halted=while_halted
+        store,
+        None if version is None else version_text(version),
+        allow_no_go=allow_no_go,
+        while_halted=while_halted,
+        ledger=ledger,
     )
     if warning:
         progress.warn(warning)

@@ -133,6 +133,7 @@ def serve(
     archive_url: str | None = None,
     use_env_proxy: bool = False,
     inputs: PathText | Mapping[str, object] | None = None,
+    ledger: bool = False,
     allow_no_go: bool = False,
     ops: str | None = None,
     max_body_mb: float = MAX_BODY_MB,
@@ -164,6 +165,8 @@ def serve(
         archive_url: As in `predict`.
         use_env_proxy: As in `predict`.
         inputs: As in `predict`; the files of a folder are read again for new candles.
+        ledger: Record every row, given or refused, in the ledger of the data folder, before it is answered; with
+            `watch` also that of each candle as it closes.
         allow_no_go: As in `predict`.
         ops: As in `predict`.
         max_body_mb: Largest body of a request, in MB of 2^20 bytes.
@@ -188,6 +191,7 @@ def serve(
         MachineError: The address is taken, or the extra `[serve]` is not installed.
     """
     _check_installed()
+    from mltrain.monitoring.ledger import LEDGER, Ledger
     from mltrain.service.access import open_access
     from mltrain.service.candle_feed import CandleFeed
     from mltrain.service.dashboard import Dashboard
@@ -218,8 +222,16 @@ def serve(
     if not watch and (names_source(options) or market is not None or inputs is not None):
         raise UsageError("a source and inputs go with --watch: without it, requests bring their candles")
     # A service that is started again while serving is halted waits for the end of the halt, as a running one does.
+    log = Ledger(check_path(data_dir, "data_dir") / LEDGER) if ledger else None
     model = open_predicting_model(
-        version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown, while_halted=True
+        version,
+        allow_no_go=allow_no_go,
+        ops=ops,
+        data_dir=data_dir,
+        slot=slot,
+        progress=shown,
+        while_halted=True,
+        ledger=log,
     )
     messages = _Messages()
     feed = None
@@ -235,7 +247,12 @@ def serve(
         )
         # The clock of files is their last candle, by which none would ever be stale.
         feed = CandleFeed(
-            model, opened, messages, inputs=as_given(inputs), clock=clock if opened.name == "files" else None
+            model,
+            opened,
+            messages,
+            inputs=as_given(inputs),
+            ledger=log,
+            clock=clock if opened.name == "files" else None,
         )
     scoring = Scoring(model, clock=clock, feed=feed)
     served = scoring.describe()
@@ -243,6 +260,8 @@ def serve(
     app = WebApp(scoring, access, limits, report=messages.warn, dashboard=page)
     server = HttpServer(app, address, shutdown_s=int(limits.timeout_s) + _SHUTDOWN_S)
     with ExitStack() as stack:
+        if log is not None:
+            stack.enter_context(log)
         if feed is not None:
             feed.start()
             stack.callback(feed.stop)

@@ -72,6 +72,14 @@ def serve(
     archive_url: ArchiveUrl = None,
     use_env_proxy: EnvProxy = False,
     inputs: Inputs = None,
+    ledger: Annotated[
+        bool,
+        output_option(
+            "--ledger",
+            help="Record every row, given or refused, in the data folder's ledger before it is answered; with --watch "
+            "also that of each candle as it closes.",
+        ),
+    ] = False,
     allow_no_go: NoGo = False,
     ops: OpsOption = None,
     max_body_mb: Annotated[
@@ -127,6 +135,7 @@ def serve(
             archive_url=archive_url,
             use_env_proxy=use_env_proxy,
             inputs=inputs,
+            ledger=ledger,
             allow_no_go=allow_no_go,
             max_body_mb=max_body_mb,
             timeout_s=timeout_s,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from mltrain.monitoring.ledger import Ledger
     from mltrain.pipeline.predict import GivenInputs, Inputs
     from mltrain.progress import Progress
     from mltrain.serving.model import Model
@@ -57,6 +58,7 @@ class CandleFeed:
         source: The source of the candles.
         progress: Receives a warning for each fault, in the thread.
         inputs: As for `mltrain.pipeline.predict.read_inputs`.
+        ledger: Records the row of each candle as it closes; None: nothing does.
         clock: Returns seconds since 1970 for a source without a clock, such as files; None: the source has one.
         monotonic: Returns seconds of a clock that is never set.
     """
@@ -68,6 +70,7 @@ class CandleFeed:
         progress: Progress,
         *,
         inputs: GivenInputs = None,
+        ledger: Ledger | None = None,
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,7 +80,7 @@ class CandleFeed:
         self._inputs = inputs
         self._clock = clock
         self._monotonic = monotonic
-        self._watch = Watch(model, source, progress, inputs=inputs, clock=clock)
+        self._watch = Watch(model, source, progress, inputs=inputs, clock=clock, ledger=ledger)
         self._held: HeldCandles | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mltrain-feed", daemon=True)

@@ -575,14 +575,16 @@ def check_not_halted(model: Model) -> None:
                 raise
 
 
-def open_model(version: StoredVersion, *, heed_halts: bool = False) -> Model:
+def open_model(version: StoredVersion, *, heed_halts: bool = False, ledger: AnswerLog | None = None) -> Model:
     """Load the model of a version, promoted or not, without a clock; errors and warnings as in `load`.
 
-    Without `heed_halts` it answers while serving is halted: for measurements, which nobody acts on.
+    Without `heed_halts` it answers while serving is halted: for measurements, which nobody acts on. `ledger` is as in
+    `load`.
     """
-    origin = partial(load, str(version.folder.absolute()), allow_no_go=True, while_halted=True, clock=None)
+    place = str(version.folder.absolute())
+    origin = partial(load, place, allow_no_go=True, while_halted=True, ledger=ledger, clock=None)
     models = version.folder.absolute().parent if heed_halts else None
-    return Model(load_version(version), models=models, origin=origin)
+    return Model(load_version(version), models=models, log=ledger, origin=origin)
 
 
 def model_from_bundle(bundle: Bundle) -> Model:
