@@ -18,6 +18,7 @@ import mltrain as mt
 from mltrain.card.validation import CARD_FILE
 from mltrain.monitoring.ledger import LEDGER, read_ledger
 from mltrain.names import DEFAULT_SLOT
+from mltrain.progress import Silent
 from mltrain.service.access import Access, parse_bind, read_token
 from mltrain.service.http_server import HttpServer
 from mltrain.service.scoring import Scoring
@@ -574,9 +575,9 @@ def test_every_row_is_recorded_before_it_is_answered(tmp_path, live_dir, rows):
     """Given and refused ones; a full disk is 503, and nothing is answered."""
     folder = tmp_path / "data"
     shutil.copytree(live_dir, folder, symlinks=True)
+    shown = Silent()
     with (
-        pytest.warns(mt.MltrainWarning, match="not given"),
-        mt.serve(bind="127.0.0.1:0", data_dir=folder, clock=clock, ledger=True) as running,
+        mt.serve(bind="127.0.0.1:0", data_dir=folder, clock=clock, ledger=True, progress=shown) as running,
         httpx.Client(base_url=running.url, trust_env=False) as client,
     ):
         answered = client.post("/v1/predict", json={"candles": {**rows, "XRPUSDT": []}}).json()["rows"]
@@ -593,3 +594,4 @@ def test_every_row_is_recorded_before_it_is_answered(tmp_path, live_dir, rows):
     assert count >= 3
     assert (failed.status_code, failed.json()["error"]["code"]) == (503, "machine")
     assert "not given" in failed.json()["error"]["message"]
+    assert failed.json()["error"]["message"] in shown.warnings[-1]
