@@ -162,6 +162,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "serve/1": Document(
         "mltrain.api.serve:ServeResult", ("serve",), "The address of the service, once it listens, and what it serves."
     ),
+    "sentinel/1": Document(
+        "mltrain.monitoring.sentinel:SentinelStep", ("sentinel",), "What the triggers of the kill switch see."
+    ),
     "sim/1": Document(
         "mltrain.api.sim:SimResult",
         ("sim",),

@@ -165,10 +165,10 @@ def exit_codes_page() -> str:
 
 
 def configuration_page() -> str:
-    """Return the page of train.yml's keys and of the environment variables."""
+    """Return the page of the keys of train.yml and halt.yml, and of the environment variables."""
     from mltrain.store.signature import REQUIRE_VARIABLE
 
-    text = (ROOT / "configs" / "train.yml").read_text("utf-8")
+    text, halt_text = ((ROOT / "configs" / name).read_text("utf-8") for name in ("train.yml", "halt.yml"))
     variables: dict[str, str] = {}
     for _, command in all_commands():
         for parameter in command.params:
@@ -180,6 +180,8 @@ def configuration_page() -> str:
         f"{_NOTE}\n{_CONFIGURATION}\n"
         f"```yaml\n{text}```\n\n"
         "The features are declared in a separate file, the registry: see [ops](ops.md).\n\n"
+        "## halt.yml\n\nThe triggers of the kill switch. Name your own file with `mltrain sentinel --config FILE`.\n\n"
+        f"```yaml\n{halt_text}```\n\n"
         "## Environment variables\n\n"
         + _table(("variable", "meaning"), rows)
         + "\n`NO_COLOR` and pipes are honoured. The usual proxy variables count only with `--use-env-proxy`.\n"

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from mltrain.api.predict import watch as watch
     from mltrain.api.references import SnapshotRef as SnapshotRef
     from mltrain.api.references import VersionRef as VersionRef
+    from mltrain.api.sentinel import run_sentinel as run_sentinel
+    from mltrain.api.sentinel import sentinel as sentinel
     from mltrain.api.serve import RunningService as RunningService
     from mltrain.api.serve import ServeResult as ServeResult
     from mltrain.api.serve import serve as serve
@@ -206,6 +208,8 @@ HOME: Final = {
     "read_ledger": "mltrain.monitoring.ledger",
     "rich_progress": "mltrain.cli.progress",
     "rollback": "mltrain.api.models",
+    "run_sentinel": "mltrain.api.sentinel",
+    "sentinel": "mltrain.api.sentinel",
     "serve": "mltrain.api.serve",
     "sim": "mltrain.api.sim",
     "snapshot": "mltrain.api.snapshots",
@@ -310,6 +314,8 @@ __all__ = [
     "read_ledger",
     "rich_progress",
     "rollback",
+    "run_sentinel",
+    "sentinel",
     "serve",
     "sim",
     "snapshot",

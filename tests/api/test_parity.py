@@ -147,6 +147,8 @@ CASES = [
         "predict", partial(mt.predict, "latest", explain=True, as_of=AS_OF), ("latest", "--explain", "--as-of", AS_OF)
     ),
     Case("predict", partial(mt.predict_file, "p.csv"), ("--output", "p.csv")),
+    # sentinel
+    Case("sentinel", mt.sentinel),
     # snapshots
     Case("cache info", mt.cache_info),
     Case("cache prune", partial(mt.cache_prune, everything=True)),
@@ -175,7 +177,9 @@ CASES = [
     Case("verify snapshot", mt.verify_snapshot),
 ]
 # What differs between two runs of the same command: durations and the machine's clock.
-VOLATILE = frozenset({"seconds", "minutes", "available_bytes", "latency", "load_ms", "first_ms", "memory_mb", "noise"})
+VOLATILE = frozenset(
+    {"seconds", "minutes", "available_bytes", "latency", "load_ms", "first_ms", "memory_mb", "noise", "when"}
+)
 # Trains twice: tests/pipeline/test_demo.py compares its function with its schema.
 # These serve until a signal: sim is compared below, serve in tests/cli/test_serve_command.py.
 ELSEWHERE = {"demo", "serve", "sim"}

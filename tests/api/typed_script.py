@@ -147,6 +147,8 @@ def operate(run: mt.TrainResult) -> None:
     predictions: list[mt.Prediction] = result.predictions
     written: mt.PredictFileResult = mt.predict_file("predictions.csv", run, input="candles.parquet")
     print(predictions[0].p, written.rows)
+    print([each.sentence for each in mt.sentinel(config={"triggers": {"loss": {"mode": "off"}}}).fired])
+    print(next(mt.run_sentinel(config="halt.yml")).halted)
     for prediction in mt.watch("best:btc-1m"):
         assert_type(prediction, mt.WatchedPrediction)
         print(prediction.symbol, prediction.p)

@@ -39,7 +39,7 @@ def test_planted_faults_are_found_by_name():
         "20 ms more": (11, {"latency"}),
         "exception in serving": (1, {"error"}),
         "two releases": (3, {"code"}),
-        "one price for ever": (1001, {"calibration", "skill"}),
+        "one price only": (1001, {"calibration", "skill"}),
         "no price": (1000, {"loss"}),
         "a trigger fails": (2, {"error"}),
     }

@@ -260,7 +260,7 @@ def run_faults():
         "20 ms more": ("latency", [row(bar, latency_ms=22.0, close=walk[bar]) for bar in range(1_000, 1_100)]),
         "exception in serving": ("error", [row(1_000, refused="error")]),
         "two releases": ("code", [row(bar, code_sha256="cd"[bar % 2] * 64) for bar in range(1_000, 1_100)]),
-        "one price for ever": ("calibration", [row(bar, 0.6) for bar in range(1_000, 2_100)]),
+        "one price only": ("calibration", [row(bar, 0.6) for bar in range(1_000, 2_100)]),
         "no price": ("loss", [row(bar, 0.6, close=None, high=None, low=None) for bar in range(1_000, 2_100)]),
         "a trigger fails": ("error", [row(bar, close=0.0) for bar in range(1_000, 1_002)]),
     }

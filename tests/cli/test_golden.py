@@ -32,6 +32,7 @@ from mltrain.cli import (
     html_pages,
     models,
     predict,
+    sentinel,
     snapshots,
     studies,
     train,
@@ -42,6 +43,8 @@ from mltrain.cli.command import Session
 from mltrain.cli.progress import CommandProgress
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal
+from mltrain.monitoring.sentinel import SentinelStep
+from mltrain.monitoring.triggers import Evidence
 from mltrain.pipeline.export_features import ExportedFeatures
 from mltrain.store.promotion import promote_version
 from mltrain.store.publishing import publish_version
@@ -125,6 +128,20 @@ EXPORTED = ExportedFeatures(
     rows=123_456,
     features=54,
     symbols=("BTCUSDT", "ETHUSDT"),
+)
+
+
+STALE = Evidence("stale", False, 1, 3, 2, "BTCUSDT: 1 due candle(s) were not answered; 3 are a breach", "2025-10-15")
+REFUSED = "14 of the last 60 answers were refused, most of them as not-finite; 20% are a breach"
+WATCHED = SentinelStep(
+    "2025-10-15T12:00:00Z",
+    (
+        STALE,
+        Evidence("refused", True, 14 / 60, 0.2, 60, REFUSED, "2025-10-15"),
+        Evidence("latency", False, None, 7.5, 0, "the p99 of the last 0 answers is 0 ms", "2025-10-15"),
+    ),
+    ("refused",),
+    rows=1_234,
 )
 
 
@@ -239,6 +256,8 @@ SCENES = {
     "bench": lambda _: bench._view_reports(read("bench")),
     "evaluate": lambda _: evaluate.view_evaluation(read("evaluate")),
     "predict": lambda _: predict._view_result(predictions(), explain=False, quiet=False),
+    "sentinel": lambda _: sentinel._view_evidence(WATCHED),
+    "sentinel (quiet)": lambda _: sentinel._view_evidence(replace(WATCHED, evidence=(STALE,), halted=())),
     "predict --explain": lambda _: predict._view_result(predictions(), explain=True, quiet=False),
 }
 # serve and sim print addresses, and only once they listen; card schema a file of the package, as it is.

@@ -47,6 +47,7 @@ ARGUMENTS = {
     ("snapshots", "prune"): ["--keep", "1"],
     ("studies", "prune"): ["--older-than", "90"],
     ("models", "prune"): ["--keep", "1"],
+    ("sentinel",): ["--once"],
     # Writes a file: has tests in tests/store.
     ("models", "pack"): None,
     # Needs an archive: has tests in tests/store.

@@ -38,6 +38,7 @@ MODULES: Final = {
     "backtest": ("backtest",),
     "features": ("features",),
     "verify": ("verify",),
+    "sentinel": ("sentinel",),
     "sim": ("sim",),
     "config": ("config",),
 }
@@ -59,7 +60,7 @@ GROUPS: Final = {
 PANELS: Final = {
     "Data": ("snapshot", "snapshots", "cache", "sim"),
     "Train and judge": ("train", "evaluate", "backtest", "bench", "demo", "card", "studies"),
-    "Serve and operate": ("predict", "serve", "promote", "rollback", "models"),
+    "Serve and operate": ("predict", "serve", "promote", "rollback", "sentinel", "models"),
     "Inspect": ("features", "verify", "config"),
 }
 

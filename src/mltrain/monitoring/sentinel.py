@@ -58,6 +58,7 @@ class SentinelStep(Result):
     """The result of one evaluation.
 
     Attributes:
+        when: When it was made by the machine's clock, UTC, such as 2025-10-15T12:00:00Z.
         evidence: What each trigger of each live version sees.
         halted: The triggers whose halts were put in force by this evaluation.
         rows: Number of new rows of the ledger.
@@ -67,6 +68,7 @@ class SentinelStep(Result):
 
     SCHEMA: ClassVar[str] = "sentinel/1"
 
+    when: str
     evidence: tuple[Evidence, ...]
     halted: tuple[str, ...]
     rows: int
@@ -144,15 +146,17 @@ class Sentinel:
             # After the rows, so that those of a version that has just been promoted find its triggers.
             self._follow_promotions(now_ms)
         except MltrainError as err:
-            return SentinelStep((error_evidence(f"cannot watch what is served: {err.message}"),), (), 0)
+            return SentinelStep(
+                format_seconds(now_ms), (error_evidence(f"cannot watch what is served: {err.message}"),), (), 0
+            )
         for slot in self._slots.values():
             begin = format_at(slot.begin_ms)
             slot.triggers.feed_earlier([row for row in rows if row.at < begin])
             slot.triggers.feed([row for row in rows if row.at >= begin])
         if len(rows) == _BATCH_ROWS:
-            return SentinelStep((), (), len(rows), is_current=False)
+            return SentinelStep(format_seconds(now_ms), (), (), len(rows), is_current=False)
         evidence = [each for slot in self._slots.values() for each in slot.triggers.evaluate(now_ms)]
-        return SentinelStep(tuple(evidence), (), len(rows))
+        return SentinelStep(format_seconds(now_ms), tuple(evidence), (), len(rows))
 
     def _halt(self, found: SentinelStep, now_ms: int) -> list[HaltResult]:
         """Put a halt in force for each trigger that fires and has none."""
