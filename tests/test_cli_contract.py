@@ -36,6 +36,7 @@ WITHOUT_DATA = {
     ),
     *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune"), ("backtest", "prune")),
     *(("models", "prune"), ("models", "repair"), ("models", "unpack"), ("studies",), ("studies", "prune")),
+    *(("ledger",), ("ledger", "prune")),
 }
 NO_TRACEBACK = "Traceback (most recent call last)"
 

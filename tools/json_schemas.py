@@ -127,6 +127,14 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("models history",),
         "Every promotion and rollback; exit code 3 if the log has a problem.",
     ),
+    "ledger-prune/1": Document(
+        "mltrain.monitoring.ledger:PrunedLedger", ("ledger prune",), "The days of answers that were removed."
+    ),
+    "ledger/1": Document(
+        "mltrain.monitoring.ledger_summary:LedgerSummary",
+        ("ledger",),
+        "The recorded answers; exit code 3 if a line was changed or removed.",
+    ),
     "models/1": Document(
         "mltrain.api.models:ModelList",
         ("models", "rollback"),

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mltrain.api.html_pages import card_diff_page as card_diff_page
     from mltrain.api.html_pages import card_report as card_report
     from mltrain.api.html_pages import models_page as models_page
+    from mltrain.api.ledger import ledger as ledger
+    from mltrain.api.ledger import ledger_prune as ledger_prune
     from mltrain.api.models import list_models as list_models
     from mltrain.api.models import load as load
     from mltrain.api.models import models_history as models_history
@@ -184,6 +186,8 @@ HOME: Final = {
     "features_init": "mltrain.api.features",
     "features_show": "mltrain.api.features",
     "fetch_candles": "mltrain.api.snapshots",
+    "ledger": "mltrain.api.ledger",
+    "ledger_prune": "mltrain.api.ledger",
     "list_backtests": "mltrain.api.backtest",
     "list_models": "mltrain.api.models",
     "list_snapshots": "mltrain.api.snapshots",
@@ -290,6 +294,8 @@ __all__ = [
     "features_init",
     "features_show",
     "fetch_candles",
+    "ledger",
+    "ledger_prune",
     "list_backtests",
     "list_models",
     "list_snapshots",

@@ -21,6 +21,7 @@ from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.times import day_name
 from support.backtests import make_result
 from support.commands import ARGUMENTS, COMMANDS
+from support.ledgers import write_ledger
 from support.program import MLTRAIN, NEUTRAL, QUICK, call
 from support.record import NOW_MS
 
@@ -62,6 +63,11 @@ def with_backtests(data_dir):
     """Store two backtests that were never run."""
     for seed in (1, 2):
         publish_backtest(data_dir, make_result(seed=seed), {}, now_ms=NOW_MS, named=lambda _: {})
+
+
+def with_ledger(data_dir):
+    """Record some answers."""
+    write_ledger(data_dir, now_ms=NOW_MS)
 
 
 def with_files(data_dir):
@@ -127,6 +133,15 @@ CASES = [
     Case("card diff", partial(mt.card_diff_page, "best", "latest"), ("best", "latest", "--html")),
     Case("card report", mt.card_report),
     Case("models", mt.models_page, ("--html",)),
+    # ledger
+    Case("ledger", mt.ledger, prepare=with_ledger),
+    Case(
+        "ledger",
+        partial(mt.ledger, since=dt.date(2025, 7, 1), symbols=["BTCUSDT"], newest=2),
+        ("--since", "2025-07-01", "--symbols", "BTCUSDT", "--newest", "2"),
+        prepare=with_ledger,
+    ),
+    Case("ledger prune", partial(mt.ledger_prune, keep_days=30), prepare=with_ledger),
     # models
     Case("models", mt.list_models),
     Case("models history", mt.models_history),

@@ -149,7 +149,11 @@ def operate(run: mt.TrainResult) -> None:
     print(predictions[0].p, written.rows)
     print([each.sentence for each in mt.sentinel(config={"triggers": {"loss": {"mode": "off"}}}).fired])
     print(next(mt.run_sentinel(config="halt.yml")).halted)
-    for prediction in mt.watch("best:btc-1m"):
+    ledger = mt.Ledger("data/ledger")
+    recorded = mt.load("best:btc-1m", ledger=ledger)
+    print(recorded.predict_candles("candles.parquet"), [row.p for row in mt.read_ledger("data/ledger")])
+    print(mt.ledger(symbols=["BTCUSDT"]).problem, mt.ledger_prune(keep_days=400).removed)
+    for prediction in mt.watch("best:btc-1m", ledger=True):
         assert_type(prediction, mt.WatchedPrediction)
         print(prediction.symbol, prediction.p)
 

@@ -30,6 +30,7 @@ from mltrain.cli import (
     evaluate,
     features,
     html_pages,
+    ledger,
     models,
     predict,
     sentinel,
@@ -51,6 +52,7 @@ from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
 from mltrain.times import day_name
 from support.backtests import make_result
+from support.ledgers import write_ledger
 from support.record import NOW_MS, read, read_card
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -182,6 +184,16 @@ def with_study(session):
     return session
 
 
+def with_ledger(session, *, damaged=False):
+    """Return the session, with three days of answers in its data folder, one line of which may be damaged."""
+    shutil.rmtree(session.data_dir / "ledger", ignore_errors=True)
+    write_ledger(session.data_dir, now_ms=NOW_MS)
+    if damaged:
+        path = max((session.data_dir / "ledger").glob("*.jsonl"))
+        path.write_bytes(path.read_bytes().replace(b'"p":0.53', b'"p":0.93'))
+    return session
+
+
 def unpacked(session):
     """Return the outcome of unpacking a version in an empty data folder."""
     shutil.rmtree("other", ignore_errors=True)
@@ -209,6 +221,13 @@ SCENES = {
         with_study(s.session), SimpleNamespace(invoked_subcommand=None)
     ).view(),
     "studies prune": lambda s: studies.studies_prune.outcome(with_study(s.session), older_than=90).view(),
+    "ledger": lambda s: ledger.ledger.outcome(
+        with_ledger(s.session), SimpleNamespace(invoked_subcommand=None), since="2025-10-14", newest=4
+    ).view(),
+    "ledger (damaged)": lambda s: ledger.ledger.outcome(
+        with_ledger(s.session, damaged=True), SimpleNamespace(invoked_subcommand=None)
+    ).view(),
+    "ledger prune": lambda s: ledger.ledger_prune.outcome(with_ledger(s.session), keep_days=2, dry_run=True).view(),
     "cache info": lambda s: snapshots.cache_info.outcome(s.session).view(),
     "cache prune": lambda s: snapshots.cache_prune.outcome(s.session, everything=True).view(),
     "verify snapshot": lambda s: verify.verify_snapshot.outcome(s.session, "latest").view(),

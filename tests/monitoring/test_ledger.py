@@ -24,24 +24,9 @@ from mltrain.serving.answers import Answer
 from mltrain.storage.locks import lock_folder
 from mltrain.times import DAY_MS, LAST_MS, MINUTE_MS, format_ms, parse_time
 from support import disk_faults
+from support.ledgers import ROW
 
 NOON_MS = parse_time("2025-10-15T12:00:00Z")
-ROW = LedgerRow(
-    at="2025-10-15T12:00:00.250Z",
-    ts="2025-10-15T11:59:00Z",
-    symbol="BTCUSDT",
-    version="2025-10-14",
-    code_sha256="0" * 64,
-    p=0.53,
-    raw=0.51,
-    refused=None,
-    permit=None,
-    high=101.5,
-    low=99.5,
-    close=100.25,
-    source_at="2025-10-15T12:00:00.100Z",
-    latency_ms=3.5,
-)
 
 
 def row(number, *, day=0):

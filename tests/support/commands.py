@@ -38,6 +38,7 @@ ARGUMENTS = {
     ("features", "check"): None,
     ("features", "audit"): ["--features", FEW_FEATURES],
     ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],
+    ("ledger", "prune"): ["--keep-days", "30"],
     ("promote",): ["best"],
     ("cache", "prune"): ["--all"],
     # These serve until they are stopped: they have separate tests.

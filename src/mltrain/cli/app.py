@@ -34,6 +34,7 @@ MODULES: Final = {
     "models": ("models", "promote", "rollback", "card"),
     "predict": ("predict",),
     "serve": ("serve",),
+    "ledger": ("ledger",),
     "evaluate": ("evaluate",),
     "backtest": ("backtest",),
     "features": ("features",),
@@ -50,6 +51,7 @@ GROUPS: Final = {
     "studies": ("prune",),
     "backtest": ("run", "list", "show", "diff", "prune"),
     "models": ("history", "prune", "repair", "pack", "unpack"),
+    "ledger": ("prune",),
     "card": ("validate", "show", "schema", "report", "diff"),
     "features": ("info", "show", "check", "audit", "init", "export"),
     "verify": ("snapshot", "model"),
@@ -60,7 +62,7 @@ GROUPS: Final = {
 PANELS: Final = {
     "Data": ("snapshot", "snapshots", "cache", "sim"),
     "Train and judge": ("train", "evaluate", "backtest", "bench", "demo", "card", "studies"),
-    "Serve and operate": ("predict", "serve", "promote", "rollback", "sentinel", "models"),
+    "Serve and operate": ("predict", "serve", "promote", "rollback", "sentinel", "models", "ledger"),
     "Inspect": ("features", "verify", "config"),
 }
 

@@ -21,16 +21,17 @@ import re
 import threading
 import time
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
 from mltrain.card.lineage import PACKAGE, hash_package
 from mltrain.documents.records import Limits, RecordError, read_record, record, to_json
+from mltrain.documents.results import Result
 from mltrain.documents.values import SHA256, Located, Sha256, is_unicode
 from mltrain.errors import InputError, LockedError, MachineError
 from mltrain.names import show
@@ -39,9 +40,9 @@ from mltrain.storage.descriptors import CHUNK_BYTES, OPEN_NO_WAIT, opened_for_re
 from mltrain.storage.disk_errors import as_machine_error, disk_errors
 from mltrain.storage.folders import make_folder
 from mltrain.storage.hashing import sha256_bytes
-from mltrain.storage.locks import FOLDER_WAIT_S
+from mltrain.storage.locks import FOLDER_WAIT_S, lock_folder
 from mltrain.storage.writing import end_of_last_line, write_all
-from mltrain.times import format_ms, format_seconds
+from mltrain.times import DAY_MS, day_name, format_ms, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -251,7 +252,7 @@ class Ledger:
             MachineError: A file cannot be read.
         """
         missing, found = set(symbols), dict[str, LedgerRow]()
-        for path in reversed(_list_days(self._folder)[-_NEWEST_DAYS:]):
+        for path in reversed(list_days(self._folder)[-_NEWEST_DAYS:]):
             if not missing:
                 break
             with opened_for_reading(path, _MAX_FILE_BYTES, "the ledger") as fd:
@@ -355,7 +356,7 @@ class Ledger:
             if name <= day.name and seen == (day.folder_ns, day.end):
                 return day
             self._close_day()
-        earlier = _list_days(self._folder)
+        earlier = list_days(self._folder)
         path = max([self._folder / f"{name}.jsonl", *earlier])
         last_sha256 = None
         for each in reversed(earlier):
@@ -443,7 +444,7 @@ def _withhold(err: InputError | MachineError) -> MachineError:
     return MachineError(f"{err.message}: {_WITHHELD}", hint=err.hint)
 
 
-def _list_days(folder: Path) -> list[Path]:
+def list_days(folder: Path) -> list[Path]:
     """Return the files of a ledger, oldest first; none if there is no folder."""
     try:
         with disk_errors(folder, "read"):
@@ -559,7 +560,7 @@ class LedgerTail:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, since_ms: int | None = None) -> None:
-        self._folder = Path(folder).absolute()
+        self._folder = Path(folder)
         self._since = None if since_ms is None else format_at(since_ms)
         # The file that was read last, up to which byte and line, and the hash of that line.
         self._path: Path | None = None
@@ -574,7 +575,7 @@ class LedgerTail:
             MachineError: A file cannot be read.
         """
         # Listed before any file is read: every file but the last of the list is complete.
-        days = _list_days(self._folder)
+        days = list_days(self._folder)
         if self._since is not None:
             # No answer is later than the day of its file.
             days = [path for path in days if path.stem >= self._since[:10]]
@@ -652,9 +653,58 @@ def read_newest(folder: Path, count: int) -> list[LedgerRow]:
         MachineError: A file cannot be read.
     """
     rows: list[LedgerRow] = []
-    for path in reversed(_list_days(folder)):
+    for path in reversed(list_days(folder)):
         with opened_for_reading(path, _MAX_FILE_BYTES, "the ledger") as fd:
             rows += [_read_line(line, str(path))[0] for line in islice(_read_backwards(fd), count - len(rows))]
         if len(rows) == count:
             break
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedLedger(Result):
+    """The days of a ledger that were removed.
+
+    Attributes:
+        removed: The UTC days, such as 2025-10-15, oldest first.
+        kept: Number of days that are left.
+        bytes: Size of the removed files.
+    """
+
+    SCHEMA: ClassVar[str] = "ledger-prune/1"
+
+    removed: tuple[str, ...]
+    kept: int
+    bytes: int
+
+
+def prune_ledger(folder: Path, *, keep_days: int, now_ms: int, dry_run: bool = False) -> PrunedLedger:
+    """Remove the oldest days of a ledger; the newest file always stays.
+
+    The lines that are left still prove each other; only that of the first one before is not known any more.
+
+    Args:
+        folder: The folder of the ledger; it need not exist.
+        keep_days: How many UTC days to keep, the present one included; 1 or more.
+        now_ms: The time, ms UTC.
+        dry_run: Only return what would be removed.
+
+    Raises:
+        MachineError: A file cannot be removed.
+        LockedError: Another process holds the lock.
+    """
+    first = day_name(max(0, now_ms - (keep_days - 1) * DAY_MS))
+    days = list_days(folder)
+    with lock_folder(folder, purpose="removing old days") if days and not dry_run else nullcontext():
+        days = list_days(folder)
+        # Oldest first: if this is interrupted, no day is missing between others.
+        old = [path for path in days[:-1] if path.stem < first]
+        size = 0
+        for path in old:
+            with disk_errors(path, "remove"):
+                size += path.stat().st_size
+                if not dry_run:
+                    path.unlink()
+        if old and not dry_run:
+            sync_folder(folder)
+    return PrunedLedger(tuple(path.stem for path in old), len(days) - len(old), size)
