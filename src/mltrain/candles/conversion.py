@@ -17,15 +17,18 @@ import polars as pl
 
 from mltrain.candles.cells import Cells
 from mltrain.candles.checks import is_accepted_type
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE
 from mltrain.candles.layouts import BY_PLACE, describe_unread, find_columns, read_columns
 from mltrain.candles.open_times import time_columns
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.candles.tables import read_cells
 from mltrain.errors import InputError, UsageError
 from mltrain.names import describe, show
+from mltrain.times import is_ms
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mltrain.candles.layouts import NamedColumns
     from mltrain.candles.tables import Format
 
@@ -37,6 +40,9 @@ MAX_TABLE_ROWS: Final = 4 * MAX_ROWS
 
 # Numbers of fields that a candle row without names may have: ccxt's OHLCV, Binance's kline.
 _ROW_FIELDS: Final = (6, 12)
+_REQUIRED: Final = {name for name in CANDLE_SCHEMA if name not in OPTIONAL}
+# Those of the last two that Binance sends are not read.
+_USUAL_NAMES: Final = {*CANDLE_SCHEMA, "symbol", "close_time", "ignore"}
 _FAILURES: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError)
 
 
@@ -187,6 +193,12 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     frame = _symbols_as_text(frame, where)
     if _is_canonical(frame):
         return frame
+    usual = _read_usual(frame)
+    return _read_any(frame, where) if usual is None else usual
+
+
+def _read_any(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Return the candles of a table in any form, as `as_candles` does."""
     times = _find_times(frame, where)
     ts_type = frame.schema[times[0]]
     if isinstance(ts_type, pl.Date) or (isinstance(ts_type, pl.Datetime) and ts_type.time_zone is None):
@@ -195,6 +207,49 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
             hint='convert it: `dt.replace_time_zone("UTC")` in Polars, `tz_localize("UTC")` in pandas',
         )
     return _keep_found(read_columns(Cells(frame.select(find_columns(frame.columns)), where)), frame)
+
+
+def _read_usual(frame: pl.DataFrame) -> pl.DataFrame | None:
+    """Return the candles of a table in the usual form: the names of CANDLE_SCHEMA, ms since 1970, and plain numbers.
+
+    None for any other form. `_read_any` gives the same, but its twenty queries take longer than a prediction.
+    """
+    names = set(frame.columns)
+    ts = frame["ts"] if frame.height and _REQUIRED <= names <= _USUAL_NAMES else None
+    if ts is None or ts.dtype != pl.Int64 or ts.null_count():
+        return None
+    ts_ms = ts.to_numpy()
+    columns = {name: _read_usual_numbers(frame[name]) for name in CANDLE_SCHEMA if name in names and name != "ts"}
+    numbers = {name: column.to_numpy() for name, column in columns.items() if column is not None}
+    is_usual = (
+        is_ms(int(ts_ms.min()))
+        and is_ms(int(ts_ms.max()))
+        and len(numbers) == len(columns)
+        and all(np.isfinite(number).all() for number in numbers.values())
+        and ("trades" not in numbers or bool((numbers["trades"] == numbers["trades"].round()).all()))
+        and ("quote_volume" not in numbers or _is_quote_volume(numbers))
+    )
+    if not is_usual:
+        return None
+    read = [column.cast(CANDLE_SCHEMA[name]) for name, column in columns.items() if column is not None]
+    return pl.DataFrame([ts.cast(TS_DTYPE), *read, *([frame["symbol"]] if "symbol" in names else [])])
+
+
+def _read_usual_numbers(column: pl.Series) -> pl.Series | None:
+    """Return a column of numbers, or of numbers as text, as floats; None if it is none, or has a cell without one."""
+    if column.dtype not in {pl.Float64, pl.Int64, pl.String}:
+        return None
+    read = column.cast(pl.Float64, strict=False)
+    return None if read.null_count() else read
+
+
+def _is_quote_volume(numbers: Mapping[str, NDArray[np.float64]]) -> bool:
+    """Return whether the volume in the quote asset divided by that in the base asset is a price in most candles."""
+    base, quote = numbers["volume"], numbers["quote_volume"]
+    traded = (base > 0) & (quote > 0)
+    price = quote[traded] / base[traded]
+    inside = (price >= numbers["low"][traded]) & (price <= numbers["high"][traded])
+    return bool(inside.size and inside.mean() > 0.5)
 
 
 def _symbols_as_text(frame: pl.DataFrame, where: str) -> pl.DataFrame:

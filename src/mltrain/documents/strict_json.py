@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from mltrain.documents.values import (
     MAX_DEPTH,
+    MAX_INT,
     MAX_VALUES,
     NOT_UNICODE,
     TOO_DEEP,
@@ -69,14 +71,30 @@ def _check_value(value: object, place: Place, where: str) -> None:
     problem = find_problem(value) if len(place) <= MAX_DEPTH else TOO_DEEP
     if problem is not None:
         raise InputError(f"{where}: {format_place(place) or 'the document'} {problem}")
+    # The items of the deepest level go the long way, to be refused.
+    is_deepest = len(place) == MAX_DEPTH
     if isinstance(value, dict):
         for key, item in value.items():
-            if not is_unicode(key):
+            if not key.isascii() and not is_unicode(key):
                 raise InputError(f"{where}: the key {show(key)} {NOT_UNICODE}")
-            _check_value(item, (*place, key), where)
+            if is_deepest or not _is_plain(item):
+                _check_value(item, (*place, key), where)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _check_value(item, (*place, index), where)
+            if is_deepest or not _is_plain(item):
+                _check_value(item, (*place, index), where)
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is one of those that most documents consist of, which are valid: a short way for them."""
+    kind = type(value)
+    return (
+        (kind is float and isfinite(value))  # type: ignore[arg-type]
+        or (kind is str and value.isascii())  # type: ignore[attr-defined]
+        or (kind is int and -MAX_INT <= value < MAX_INT)  # type: ignore[operator]
+        or kind is bool
+        or value is None
+    )
 
 
 def canonical_json(value: Json) -> bytes:
