@@ -304,6 +304,18 @@ def read_serving(text: str) -> list[Row]:
             below(4),
         ),
         judged("the same by a stream", "p99 <= 2 ms", line("stream.push, a symbol with a leader"), below(2)),
+        judged(
+            "the same by a stream, recorded in a ledger",
+            "p99 <= 2 ms",
+            line("stream.push, a symbol with a leader and a ledger"),
+            below(2),
+        ),
+        judged(
+            "an append of one row to a ledger",
+            "<= 100 us",
+            line("ledger, an append"),
+            lambda p50, p99: (f"p50 {p50 * 1000:.0f} us, p99 {p99 * 1000:.0f} us", "", p50 <= 0.1),
+        ),
         judged(at_once, "<= 60 ms", line(at_once), lambda p50, _: (f"p50 {p50:.0f} ms", "", p50 <= 60)),
         judged("candles and two inputs to probability", "", line("candles, 2 inputs -> p, symbol and leader"), plain),
         judged("the same by a stream", "", line("stream.push, 2 inputs, with a leader"), plain),

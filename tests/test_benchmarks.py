@@ -73,6 +73,8 @@ the call                                   p50    0.0100  p95    0.0120  p99    
 predict_one(array)                         p50    0.0300  p95    0.0320  p99    0.0340  max    0.0500 ms  0.300 of
 candles -> p, a symbol and its leader      p50    3.0000  p95    3.2000  p99    3.5000  max    9.3000 ms  (budget)
 stream.push, a symbol with a leader        p50    1.0000  p95    1.2000  p99    2.4000  max    2.3000 ms  (budget)
+stream.push, a symbol with a leader and a ledger p50    1.1000  p95    1.2000  p99    1.4000  max    2.3000 ms  (budget)
+ledger, an append                          p50    0.0500  p95    0.0600  p99    0.0700  max    0.9000 ms  (budget)
 100 symbols at once                        p50   50.0000  p95   99.0000  p99  101.0000  max  103.0000 ms  (budget)
 candles, 2 inputs -> p, symbol and leader  p50    7.0000  p95    8.0000  p99    9.0000  max   10.0000 ms
 stream.push, 2 inputs, with a leader       p50    1.2000  p95    1.3000  p99    1.4000  max    2.0000 ms
@@ -130,7 +132,7 @@ MET = {
     # The grid is fast enough, and takes too much memory.
     "backtest": [True, False],
     # The budget of the call also needs onnxruntime.
-    "serving": [None, True, True, False, True, None, None],
+    "serving": [None, True, True, False, True, True, True, None, None],
     # The budget is of more trials than were run.
     "guards": [None],
     "memory": [False],
@@ -182,7 +184,8 @@ def test_the_scripts_print_the_words_that_are_read():
         "pruning": ["mean regret ", " nats over ", " of the rounds", " features, "],
         "backtest": [" policies: mltrain ", "  ratios "],
         "serving": ["Booster.predict, 1 thread", '"the call"', "predict_one(array)", "symbols at once",
-                    "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", "onnxruntime",
+                    "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", " and a ledger",
+                    "ledger, an append", "onnxruntime",
                     "candles, 2 inputs -> p, symbol and leader", "stream.push, 2 inputs, with a leader"],
         "guards": ["the guards cost ", "trials"],
         "memory": ["training of ", " symbols x ", " days: ", " workers: ", " peak ", "predicted "],

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from mltrain.card.lineage import read_lineage
 from mltrain.documents.records import to_json
-from mltrain.errors import InputError, LockedError, MachineError
+from mltrain.errors import InputError, LockedError, MachineError, UsageError
 from mltrain.monitoring import ledger as module
 from mltrain.monitoring.ledger import Ledger, LedgerRow, LedgerTail, format_at, read_ledger
 from mltrain.serving.answers import Answer
+from mltrain.storage.chained_lines import seal_line
 from mltrain.storage.locks import lock_folder
 from mltrain.times import DAY_MS, LAST_MS, MINUTE_MS, format_ms, parse_time
 from support import disk_faults
@@ -72,6 +73,13 @@ ANY_ROWS = st.builds(
 )
 
 
+def test_what_is_no_path_is_a_usage_error():
+    """For every way to open a ledger."""
+    for call in (Ledger, LedgerTail, read_ledger):
+        with pytest.raises(UsageError, match="folder is 5: expected the path of a folder"):
+            call(5)
+
+
 class TestRoundTrip:
     @settings(max_examples=30, deadline=None)
     @given(batches=st.lists(st.lists(ANY_ROWS, max_size=3), max_size=4))
@@ -89,6 +97,15 @@ class TestRoundTrip:
         expected = [each for rows in batches for each in rows]
         assert list(read_ledger(one)) == list(read_ledger(many)) == tailed == expected
         assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in many.iterdir()}
+
+    @settings(max_examples=100, deadline=None)
+    @given(row=ANY_ROWS, prev=st.none() | st.just("1" * 64))
+    def test_a_line_is_that_of_every_chained_log(self, row, prev):
+        """The fast ways to write and to read a line give what the general ones do."""
+        line = module._write_line(row, prev)
+
+        assert line.decode() == seal_line({**to_json(row), "prev": prev})
+        assert module._read_own_line(line) == (row, prev) == module._read_line(line, "x")
 
     def test_a_line_is_readable(self, folder):
         """One document per line, in the file of its UTC day."""

@@ -22,20 +22,20 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, partial
 from itertools import islice
-from pathlib import Path
+from operator import attrgetter
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
 from mltrain.card.lineage import PACKAGE, hash_package
-from mltrain.documents.records import Limits, RecordError, read_record, record, to_json
+from mltrain.documents.records import Limits, RecordError, read_record, record
 from mltrain.documents.results import Result
 from mltrain.documents.values import SHA256, Located, Sha256, is_unicode
 from mltrain.errors import InputError, LockedError, MachineError
-from mltrain.names import show
-from mltrain.storage.chained_lines import BROKEN_CHAIN, BROKEN_SEAL, seal_line, unseal_line
+from mltrain.names import read_folder, show
+from mltrain.storage.chained_lines import BROKEN_CHAIN, BROKEN_SEAL, unseal_line
 from mltrain.storage.descriptors import CHUNK_BYTES, OPEN_NO_WAIT, opened_for_reading, opened_for_update, sync_folder
 from mltrain.storage.disk_errors import as_machine_error, disk_errors
 from mltrain.storage.folders import make_folder
@@ -46,6 +46,7 @@ from mltrain.times import DAY_MS, day_name, format_ms, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from mltrain.documents.values import Json
     from mltrain.serving.answers import Answer
@@ -164,6 +165,13 @@ class LedgerRow:
             raise RecordError((("p",), "is null if and only if the answer was refused"))
 
 
+_FIELDS: Final = tuple(field.name for field in fields(LedgerRow))
+_read_fields: Final = attrgetter(*_FIELDS)
+_encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+# The key after the hash of a line, in which keys are sorted. A text cannot contain it, because its quotes are escaped.
+_AFTER_SEAL: Final = ',"source_at":'
+
+
 @dataclass(slots=True)
 class _Day:
     """The file that is appended to.
@@ -199,14 +207,15 @@ class Ledger:
         clock: Returns seconds since 1970, UTC: the time of an answer.
 
     Raises:
+        UsageError: `folder` is not a path.
         MachineError: The folder cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
-        # Absolute, so that a process may change its working directory.
-        self._folder = Path(folder).absolute()
-        self._clock = clock
         self._begin()
+        # Absolute, so that a process may change its working directory.
+        self._folder = read_folder(folder, "folder").absolute()
+        self._clock = clock
         make_folder(self._folder)
         # The package as it is now, which an upgrade may replace while this process runs.
         hash_own_package()
@@ -337,7 +346,7 @@ class Ledger:
         lines = []
         before = day.last_sha256
         for row in rows:
-            line = seal_line({**to_json(row), "prev": before}).encode()
+            line = _write_line(row, before)
             before = sha256_bytes(line)
             lines += [line, b"\n"]
         data = b"".join(lines)
@@ -468,6 +477,13 @@ def _read_line(line: bytes, where: str) -> tuple[LedgerRow, Json]:
     return row, prev
 
 
+def _write_line(row: LedgerRow, prev: str | None) -> bytes:
+    """Return the line that `seal_line` gives for a row and the hash of the line before, in a third of the time."""
+    body = _encode({**dict(zip(_FIELDS, _read_fields(row), strict=True)), "prev": prev})
+    before, at, after = body.partition(_AFTER_SEAL)
+    return f'{before},"self_sha256":"{sha256_bytes(body.encode())}"{at}{after}'.encode()
+
+
 def _read_own_line(line: bytes) -> tuple[LedgerRow, Json] | None:
     """Return what `_read_line` does, in a sixth of the time; None unless the line is certainly one of the ledger's."""
     before, seal, after = line.partition(b'"self_sha256":"')
@@ -560,7 +576,7 @@ class LedgerTail:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, since_ms: int | None = None) -> None:
-        self._folder = Path(folder)
+        self._folder = read_folder(folder, "folder")
         self._since = None if since_ms is None else format_at(since_ms)
         # The file that was read last, up to which byte and line, and the hash of that line.
         self._path: Path | None = None
