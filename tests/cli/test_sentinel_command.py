@@ -1,0 +1,80 @@
+"""The command sentinel: one evaluation, and a process that runs until a signal."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from mltrain.killswitch.heartbeat import find_silence
+from mltrain.killswitch.switch import read_halts
+from mltrain.monitoring.ledger import LEDGER, Ledger, format_at
+from mltrain.store.promotion import promote_version
+from mltrain.store.publishing import publish_version
+from mltrain.store.store import Store
+from support.bare_versions import HAND
+from support.ledger_rows import VERSION, row
+from support.program import MLTRAIN, NEUTRAL, call
+
+LABEL = {"kind": "direction", "horizon_bars": 1, "ties": "drop"}
+CARD = {"train": {"label": LABEL, "interval": "1m", "symbols": ["BTCUSDT"]}, "latency_ms": {"p99": 5.0}}
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Return a store with one live version, of which only the card can be read."""
+    made = Store(tmp_path / "data")
+    files = {"lgbm.pkl": b"", "model_card.json": json.dumps(CARD).encode()}
+    publish_version(made, files, verdict="GO", date=VERSION, now_ms=HAND["now_ms"])
+    promote_version(made, VERSION, **HAND)
+    return made
+
+
+def fail(store):
+    """Record that serving has just failed with an exception."""
+    with Ledger(store.data_dir / LEDGER) as ledger:
+        ledger.append([row(0, refused="error", at=format_at(int(time.time() * 1000)))])
+
+
+def test_one_evaluation_ends_with_4_if_a_trigger_fires(store):
+    """Quiet: 0, and a heartbeat; after a failure: a table with the breach, and a halt in force."""
+    assert call("sentinel", "--once", data_dir=store.data_dir).code == 0
+    assert find_silence(store.models, 600) is None
+    fail(store)
+    done = call("sentinel", "--once", data_dir=store.data_dir)
+
+    assert done.code == 4
+    assert "error: serving failed with an exception 1 time(s)" in done.out
+    assert "mltrain resume --acknowledge error --why TEXT" in done.out
+    assert [each.trigger for each in read_halts(store.models).halts] == ["error"]
+    again = call("sentinel", "--once", "--json", data_dir=store.data_dir)
+    assert (again.code, again.document["halted"]) == (4, [])
+
+
+def test_a_wrong_configuration_is_an_error(store, tmp_path):
+    """It names the key, and nothing is evaluated."""
+    (tmp_path / "own.yml").write_text("triggers: {stale: {bars: 0}}")
+    done = call("sentinel", "--once", "--config", tmp_path / "own.yml", data_dir=store.data_dir)
+
+    assert done.code == 3
+    assert "triggers.stale.bars (line 1): must be at least 1" in done.err
+    assert find_silence(store.models, 600) is not None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_it_runs_until_a_signal(store, tmp_path, number, code):
+    """It prints a line when it halts, and ends at once with the code of the signal and without a traceback."""
+    (tmp_path / "own.yml").write_text("sentinel: {every_s: 0.1}")
+    words = [MLTRAIN, "sentinel", "--config", tmp_path / "own.yml", "--data-dir", store.data_dir]
+    fail(store)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL, text=True) as run:
+        line = run.stdout.readline()
+        run.send_signal(number)
+        out, err = run.communicate(timeout=20)
+
+    assert line.split()[1:4] == ["halted", "error", "serving"]
+    assert (run.returncode, out, err) == (code, "", "")
+    assert find_silence(store.models, 600) is None
