@@ -159,7 +159,7 @@ def count_false_alarms(seed, streams, days, horizons):
                 show_share(name, count, streams, f"horizon {horizon}, bias {bias}")
     rng = np.random.default_rng([seed, 0])
     refused, latency = CONFIG.refused, CONFIG.latency
-    # One answer in a hundred is refused, one in a thousand takes more than three times the card's p99.
+    # One answer in a hundred is refused, one in a thousand takes longer than the budget.
     for name, chance, window, least in (
         ("refused", 0.01, refused.window_rows, int(np.ceil(refused.share * refused.window_rows))),
         ("latency", 0.001, latency.window_rows, latency.window_rows // 100 + 1),
@@ -232,7 +232,7 @@ def count_delays(seed, streams, horizons):
     for fault in FAULTS:
         for horizon in horizons:
             for good_days in (0, 30):
-                bars = min(fault.within * (6 if horizon > 1 or good_days else 2), 60 * BARS_PER_DAY) // 30 * 30
+                bars = 60 * BARS_PER_DAY if horizon == 30 else fault.within * (8 if horizon > 1 else 3) // 30 * 30
                 found = find_delays(seed, fault, streams=streams, horizon=horizon, good_days=good_days, bars=bars)
                 texts = []
                 for kind, delays in found.items():

@@ -20,7 +20,10 @@ from support.ledger_rows import VERSION, row
 from support.program import MLTRAIN, NEUTRAL, call
 
 LABEL = {"kind": "direction", "horizon_bars": 1, "ties": "drop"}
-CARD = {"train": {"label": LABEL, "interval": "1m", "symbols": ["BTCUSDT"]}, "latency_ms": {"p99": 5.0}}
+CARD = {
+    "train": {"label": LABEL, "interval": "1m", "symbols": ["BTCUSDT"]},
+    "lineage": {"config": {"gates": {"latency_p95_ms": 15.0}}},
+}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ CARD = {
         "rows": 10,
         "class_balance": {"pos": 4},
     },
-    "latency_ms": {"p99": 5.0},
+    "lineage": {"config": {"gates": {"latency_p95_ms": 15.0}}},
     "baselines": {"priors": [{"symbol": "BTCUSDT", "up_share": 0.52, "rule": "majority"}]},
 }
 
@@ -75,7 +75,12 @@ def test_the_facts_come_from_the_card(store):
     """Base rates of symbols without a prior are those of all rows."""
     facts, live_since_ms = read_facts(store)
 
-    assert (facts.version, facts.step_ms, facts.latency_p99_ms, live_since_ms) == ("2025-10-15", 60_000, 5.0, BEGIN_MS)
+    assert (facts.version, facts.step_ms, facts.latency_budget_ms, live_since_ms) == (
+        "2025-10-15",
+        60_000,
+        15.0,
+        BEGIN_MS,
+    )
     assert facts.bases == {"BTCUSDT": 0.52, "ETHUSDT": 0.4}
     assert (facts.label.kind, facts.label.horizon_bars, facts.label.ties) == ("direction", 1, "drop")
 
@@ -199,10 +204,10 @@ def test_a_pointer_that_is_lost_or_a_card_that_lacks_the_label_halts(store):
     store.pointer.path.rename(store.models / "aside")
     assert sentinel.step(at(1)).halted == ("error",)
     (store.models / "aside").rename(store.pointer.path)
-    promote_version(store, publish(store, {**CARD, "latency_ms": {}}).name, **HAND)
+    promote_version(store, publish(store, {**CARD, "lineage": {}}).name, **HAND)
 
     evidence = sentinel.evaluate(at(1)).fired[0]
-    assert "does not state label, interval, symbols and latency" in evidence.sentence
+    assert "does not state label, interval, symbols and the latency gate" in evidence.sentence
 
 
 def test_without_a_live_version_there_is_nothing_to_watch(tmp_path):

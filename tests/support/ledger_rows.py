@@ -38,4 +38,4 @@ def row(bar, p=0.5, *, symbol="BTCUSDT", refused=None, **more):
 def facts(*symbols, label=None, base=0.5, version=VERSION):
     """Return the facts of a version that predicts the direction of the next minute."""
     bases = dict.fromkeys(symbols or ("BTCUSDT",), base)
-    return VersionFacts(version, MINUTE_MS, label or LabelSpec("direction", 1, "drop"), bases, latency_p99_ms=5.0)
+    return VersionFacts(version, MINUTE_MS, label or LabelSpec("direction", 1, "drop"), bases, latency_budget_ms=15.0)

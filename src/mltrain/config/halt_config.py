@@ -82,14 +82,12 @@ class LatencyConfig:
         mode: What the trigger does.
         window_rows: Number of the newest answers that count.
         min_rows: Answers below which it never fires.
-        times_p99: The budget as a multiple of the 99th percentile in the version's card.
-        budget_ms: The budget in ms; None: that of the card.
+        budget_ms: The budget in ms; None: that of the latency gate, which the version's card states.
     """
 
     mode: TriggerMode
     window_rows: _Rows
     min_rows: _Rows
-    times_p99: Annotated[float, Limits(1, 1_000)]
     budget_ms: Annotated[float, Limits(0.001, 60_000)] | None
 
     def __post_init__(self) -> None:

@@ -246,9 +246,11 @@ def read_facts(store: Store) -> tuple[VersionFacts, int]:
     data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
     card = ModelCard.from_json(parse_json(data, where=where, max_bytes=MAX_CARD_BYTES))
     label, interval = dict(card.entries("train", "label")), card.text("train", "interval")
-    p99_ms = card.number("latency_ms", "p99")
-    if not label or interval is None or p99_ms is None or not card.symbols:
-        raise InputError(f"{where}: does not state label, interval, symbols and latency, which the triggers need")
+    budget_ms = card.number("lineage", "config", "gates", "latency_p95_ms")
+    if not label or interval is None or budget_ms is None or not card.symbols:
+        raise InputError(
+            f"{where}: does not state label, interval, symbols and the latency gate, which the triggers need"
+        )
     # In the card the key is that of the result, in a registry that of the file.
     label["horizon"] = label.pop("horizon_bars", None)
     share = {prior.text("symbol"): prior.number("up_share") for prior in card.sections("baselines", "priors")}
@@ -259,7 +261,7 @@ def read_facts(store: Store) -> tuple[VersionFacts, int]:
     entries = [entry for entry in store.history().entries if entry.happened and entry.to_version == version.name]
     live_since_ms = parse_time(entries[-1].when) if entries else 0
     read_label = read_record(Located(label, f"{where}: train.label"), LabelSpec)
-    return VersionFacts(version.name, interval_ms(interval), read_label, bases, p99_ms), live_since_ms
+    return VersionFacts(version.name, interval_ms(interval), read_label, bases, budget_ms), live_since_ms
 
 
 def find_condition(store: Store, config: HaltConfig, halted: Halt, *, now_ms: int) -> str | None:

@@ -51,14 +51,14 @@ class VersionFacts:
         step_ms: Length of the interval of its candles, in ms.
         label: Its label.
         bases: The base rate of each of its symbols in training, in (0, 1).
-        latency_p99_ms: The 99th percentile of its latency when it was trained, in ms.
+        latency_budget_ms: The latency that its gate allowed, in ms.
     """
 
     version: str
     step_ms: int
     label: LabelSpec
     bases: Mapping[str, float]
-    latency_p99_ms: float
+    latency_budget_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +202,14 @@ class Latency:
 
     Args:
         config: Its settings.
-        card_p99_ms: The 99th percentile that the card states, in ms.
+        budget_ms: The budget of the version, in ms, if the settings have none.
     """
 
     name = "latency"
 
-    def __init__(self, config: LatencyConfig, card_p99_ms: float) -> None:
+    def __init__(self, config: LatencyConfig, budget_ms: float) -> None:
         self._config = config
-        self._budget_ms = config.times_p99 * card_p99_ms if config.budget_ms is None else config.budget_ms
+        self._budget_ms = budget_ms if config.budget_ms is None else config.budget_ms
         self._latencies_ms: deque[float] = deque(maxlen=config.window_rows)
         self._unmeasured = 0
         self._p99_ms = 0.0
@@ -453,7 +453,7 @@ class VersionTriggers:
         triggers: list[Trigger] = [
             self.stale,
             Refused(config.refused),
-            Latency(config.latency, facts.latency_p99_ms),
+            Latency(config.latency, facts.latency_budget_ms),
             Error(),
             Code(config.code),
             *self._betting,
