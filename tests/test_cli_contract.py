@@ -74,6 +74,8 @@ def test_missing_data_is_one_message(words, tmp_path):
         ("card", "diff"): ["best", "latest"],
         ("features", "export"): ["--output", tmp_path / "matrix.parquet"],
         ("features", "show"): ["rsi_7", "--at", "2025-10-12"],
+        ("halt",): ["--why", "a test"],
+        ("resume",): ["--why", "a test"],
         ("models", "pack"): ["best", "--output", tmp_path / "model.tar"],
         ("promote",): ["2025-10-15"],
         ("rollback",): ["2025-10-15"],

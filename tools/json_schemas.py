@@ -122,6 +122,18 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("features show",),
         "One feature around a time, and the candles that it was computed from.",
     ),
+    "halt/1": Document("mltrain.killswitch.switch:HaltResult", ("halt",), "The halt, and what is in force now."),
+    "halt-drill/1": Document(
+        "mltrain.monitoring.drill:DrillResult", ("halt drill",), "How long a halt and a resume take here."
+    ),
+    "halt-history/1": Document(
+        "mltrain.api.halts:HaltHistory", ("halt history",), "The log of halts; exit code 3 if it has a problem."
+    ),
+    "halt-status/1": Document(
+        "mltrain.api.halts:HaltStatus",
+        ("halt status", "halt arm", "halt disarm"),
+        "Whether serving is halted, and why; with --check exit code 4 if it is.",
+    ),
     "history/1": Document(
         "mltrain.store.history:History",
         ("models history",),
@@ -201,6 +213,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "mltrain.pipeline.study_pruning:PrunedStudies", ("studies prune",), "The journals that were removed and kept."
     ),
     "studies/1": Document("mltrain.api.studies:StudyList", ("studies",), "The journals of searches."),
+    "resume/1": Document(
+        "mltrain.killswitch.switch:ResumeResult", ("resume",), "The halts that were ended, and what is in force now."
+    ),
     "train/1": Document("mltrain.api.train_result:TrainedVersion", ("train",), "A training; exit code 0 or 4."),
     "train-already-there/1": Document(
         "mltrain.api.train_result:ExistingVersion",

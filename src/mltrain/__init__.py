@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from mltrain.api.features import features_info as features_info
     from mltrain.api.features import features_init as features_init
     from mltrain.api.features import features_show as features_show
+    from mltrain.api.halts import halt as halt
+    from mltrain.api.halts import halt_arm as halt_arm
+    from mltrain.api.halts import halt_disarm as halt_disarm
+    from mltrain.api.halts import halt_drill as halt_drill
+    from mltrain.api.halts import halt_history as halt_history
+    from mltrain.api.halts import halt_status as halt_status
+    from mltrain.api.halts import resume as resume
     from mltrain.api.html_pages import card_diff as card_diff
     from mltrain.api.html_pages import card_diff_page as card_diff_page
     from mltrain.api.html_pages import card_report as card_report
@@ -186,6 +193,12 @@ HOME: Final = {
     "features_init": "mltrain.api.features",
     "features_show": "mltrain.api.features",
     "fetch_candles": "mltrain.api.snapshots",
+    "halt": "mltrain.api.halts",
+    "halt_arm": "mltrain.api.halts",
+    "halt_disarm": "mltrain.api.halts",
+    "halt_drill": "mltrain.api.halts",
+    "halt_history": "mltrain.api.halts",
+    "halt_status": "mltrain.api.halts",
     "ledger": "mltrain.api.ledger",
     "ledger_prune": "mltrain.api.ledger",
     "list_backtests": "mltrain.api.backtest",
@@ -210,6 +223,7 @@ HOME: Final = {
     "predict_file": "mltrain.api.predict",
     "promote": "mltrain.api.models",
     "read_ledger": "mltrain.monitoring.ledger",
+    "resume": "mltrain.api.halts",
     "rich_progress": "mltrain.cli.progress",
     "rollback": "mltrain.api.models",
     "run_sentinel": "mltrain.api.sentinel",
@@ -294,6 +308,12 @@ __all__ = [
     "features_init",
     "features_show",
     "fetch_candles",
+    "halt",
+    "halt_arm",
+    "halt_disarm",
+    "halt_drill",
+    "halt_history",
+    "halt_status",
     "ledger",
     "ledger_prune",
     "list_backtests",
@@ -318,6 +338,7 @@ __all__ = [
     "predict_file",
     "promote",
     "read_ledger",
+    "resume",
     "rich_progress",
     "rollback",
     "run_sentinel",

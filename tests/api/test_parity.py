@@ -84,6 +84,7 @@ features:
   - {name: bar_range, op: bar_range}
 """
 AUDIT = ("--features", "small.yml", "--report", "audit")
+HALT = ("halt", "--why", "a test")
 PACK = ("models", "pack", "best", "--output", "model.tar")
 MARKET = {"source": "sim", "sim_signal": "strong", "symbols": ["BTCUSDT", "ETHUSDT"], "days": 6}
 AT = dt.datetime(2025, 10, 12, 12, tzinfo=dt.UTC)
@@ -115,6 +116,14 @@ CASES = [
     Case(
         "config show", partial(mt.config_show, trials=3, class_weight=2.5), ("--trials", "3", "--class-weight", "2.5")
     ),
+    # halts
+    Case("halt", partial(mt.halt, "a test", symbols=["BTCUSDT"]), ("--why", "a test", "--symbols", "BTCUSDT")),
+    Case("halt status", mt.halt_status, after=(HALT,)),
+    Case("halt history", mt.halt_history, after=(HALT,)),
+    Case("halt arm", mt.halt_arm),
+    Case("halt disarm", mt.halt_disarm),
+    Case("halt drill", partial(mt.halt_drill, rounds=2), ("--rounds", "2")),
+    Case("resume", partial(mt.resume, "again"), ("--why", "again"), after=(HALT,)),
     # features
     Case("features audit", partial(mt.features_audit, features="small.yml", report="audit"), AUDIT, prepare=with_files),
     Case("features check", partial(mt.features_check, "frame.csv"), ("frame.csv",), prepare=with_files),
@@ -193,7 +202,22 @@ CASES = [
 ]
 # What differs between two runs of the same command: durations and the machine's clock.
 VOLATILE = frozenset(
-    {"seconds", "minutes", "available_bytes", "latency", "load_ms", "first_ms", "memory_mb", "noise", "when"}
+    {
+        "when",
+        "answers",
+        "refusals",
+        "p50_ms",
+        "max_ms",
+        "seen_sha256",
+        "seconds",
+        "minutes",
+        "available_bytes",
+        "latency",
+        "load_ms",
+        "first_ms",
+        "memory_mb",
+        "noise",
+    }
 )
 # Trains twice: tests/pipeline/test_demo.py compares its function with its schema.
 # These serve until a signal: sim is compared below, serve in tests/cli/test_serve_command.py.

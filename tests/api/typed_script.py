@@ -132,6 +132,10 @@ def operate(run: mt.TrainResult) -> None:
     print([row.version for row in mt.list_models().models], mt.models_page().path, mt.models_history().to_json())
     print(mt.models_pack(run, output="model.tar").to_json(), mt.models_unpack("model.tar").to_json())
     print(mt.models_prune(keep=3, dry_run=True).removed, mt.models_repair(dry_run=True).steps)
+    print(mt.halt("wrong prices", mode="reduce", symbols=["BTCUSDT"]).halt.describe(), mt.halt_status().state)
+    print(mt.resume("the feed is right again", acknowledge=["stale"]).lifted, mt.halt_history().lines)
+    print(mt.halt_arm(config={"sentinel": {"timeout_s": 5}}).armed, mt.halt_disarm().armed)
+    print(mt.halt_drill(run, rounds=3).first_refusal.max_ms)
     model = mt.load("best:btc-1m", clock=None)
     assert_type(model, mt.Model)
     try:

@@ -19,6 +19,7 @@ import pytest
 import typer
 from rich.console import Console
 
+from mltrain.api import halts as api_halts
 from mltrain.api.features import FeaturesAudit
 from mltrain.api.predict import PredictResult, _as_predictions
 from mltrain.api.verify import VerifyResult
@@ -29,6 +30,7 @@ from mltrain.cli import (
     config,
     evaluate,
     features,
+    halts,
     html_pages,
     ledger,
     models,
@@ -44,6 +46,9 @@ from mltrain.cli.command import Session
 from mltrain.cli.progress import CommandProgress
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal
+from mltrain.killswitch.heartbeat import beat
+from mltrain.killswitch.switch import halt, resume
+from mltrain.monitoring.drill import DrillResult, DrillTimes
 from mltrain.monitoring.sentinel import SentinelStep
 from mltrain.monitoring.triggers import Evidence
 from mltrain.pipeline.export_features import ExportedFeatures
@@ -95,7 +100,8 @@ def predictions():
     """Return the recorded predictions as a result, one of them refused."""
     rows = pl.DataFrame(read_rows("predict"), infer_schema_length=None)
     reason = "2025-10-15T11:59:00Z: stale: the newest candle opened 3 minutes before the newest of the others"
-    rows = rows.with_columns(refused=pl.Series([None] * (rows.height - 1) + [reason], dtype=pl.String))
+    refused = pl.Series([None] * (rows.height - 1) + [reason], dtype=pl.String)
+    rows = rows.with_columns(refused=refused, permit=pl.lit(None, pl.String))
     rows = rows.with_columns(pl.col("ts").cast(pl.Datetime("ms")))
     return PredictResult("2025-10-15", _as_predictions(rows), rows, judged_at_ms=None)
 
@@ -201,6 +207,45 @@ def unpacked(session):
     return models.models_unpack.outcome(replace(session, data_dir=Path("other")), Path("model.tar"))
 
 
+DRILL = DrillResult(
+    version="2025-10-15",
+    rounds=20,
+    answers=3_456,
+    refusals=123,
+    wrong_answers=0,
+    halt=DrillTimes(1.234, 2.5),
+    first_refusal=DrillTimes(1.5, 3.25),
+    resume=DrillTimes(2.345, 4.0),
+    first_answer=DrillTimes(2.5, 4.75),
+)
+
+
+def without_halts(session):
+    """Return the arguments of the functions of the kill switch, after its files were removed."""
+    for name in ("halt.json", "halts.jsonl", "sentinel.json"):
+        (session.data_dir / "models" / name).unlink(missing_ok=True)
+    return {"data_dir": session.data_dir, "by": "me@host", "now_ms": NOW_MS}
+
+
+def with_halts(session):
+    """Return the arguments of the functions of the kill switch, after two halts, and an earlier one that was ended."""
+    said = without_halts(session)
+    folder, by = session.data_dir / "models", {"by": said["by"], "now_ms": NOW_MS}
+    halt(folder, why="late candles", mode="reduce", symbols=["BTCUSDT", "ETHUSDT"], **by)
+    resume(folder, why="they are in time again", **by)
+    halt(folder, why="wrong prices since 14:00", **by)
+    evidence = {"wealth": 1234.5, "level": 1000.0}
+    halt(folder, why="the probabilities are wrong", trigger="calibration", evidence=evidence, **by)
+    return said
+
+
+def armed(session):
+    """Return the status after arming, with a sentinel at work."""
+    said = without_halts(session)
+    beat(session.data_dir / "models", when="2025-10-15T12:00:00Z")
+    return api_halts.halt_arm(**said)
+
+
 def with_backtests(session):
     """Return the session, with two backtests in its data folder."""
     shutil.rmtree(session.data_dir / "backtests", ignore_errors=True)
@@ -274,6 +319,15 @@ SCENES = {
     "backtest prune": lambda s: backtest.backtest_prune.outcome(with_backtests(s.session), keep=1).view(),
     "bench": lambda _: bench._view_reports(read("bench")),
     "evaluate": lambda _: evaluate.view_evaluation(read("evaluate")),
+    "halt": lambda s: halts._view_halt(api_halts.halt("wrong prices", **without_halts(s.session))),
+    "halt status": lambda s: halts._view_status(api_halts.halt_status(data_dir=with_halts(s.session)["data_dir"])),
+    "halt history": lambda s: halts._view_history(api_halts.halt_history(data_dir=with_halts(s.session)["data_dir"])),
+    "halt arm": lambda s: halts._view_status(armed(s.session)),
+    "halt disarm": lambda s: halts._view_status(api_halts.halt_disarm(**without_halts(s.session))),
+    "halt drill": lambda _: halts._view_drill(DRILL),
+    "resume": lambda s: halts._view_resume(
+        api_halts.resume("the feed is right again", acknowledge=["calibration"], **with_halts(s.session))
+    ),
     "predict": lambda _: predict._view_result(predictions(), explain=False, quiet=False),
     "sentinel": lambda _: sentinel._view_evidence(WATCHED),
     "sentinel (quiet)": lambda _: sentinel._view_evidence(replace(WATCHED, evidence=(STALE,), halted=())),

@@ -79,7 +79,7 @@ def test_the_python_block_works(walked):
     done = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['ts', 'symbol', 'p', 'raw', 'refused']"
+    assert done.stdout.strip() == "['ts', 'symbol', 'p', 'raw', 'refused', 'permit']"
 
 
 def test_the_page_on_snapshots_works(tmp_path):

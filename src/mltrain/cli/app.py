@@ -33,6 +33,7 @@ MODULES: Final = {
     "studies": ("studies",),
     "models": ("models", "promote", "rollback", "card"),
     "predict": ("predict",),
+    "halts": ("halt", "resume"),
     "serve": ("serve",),
     "ledger": ("ledger",),
     "evaluate": ("evaluate",),
@@ -51,6 +52,7 @@ GROUPS: Final = {
     "studies": ("prune",),
     "backtest": ("run", "list", "show", "diff", "prune"),
     "models": ("history", "prune", "repair", "pack", "unpack"),
+    "halt": ("status", "history", "arm", "disarm", "drill"),
     "ledger": ("prune",),
     "card": ("validate", "show", "schema", "report", "diff"),
     "features": ("info", "show", "check", "audit", "init", "export"),
@@ -62,7 +64,17 @@ GROUPS: Final = {
 PANELS: Final = {
     "Data": ("snapshot", "snapshots", "cache", "sim"),
     "Train and judge": ("train", "evaluate", "backtest", "bench", "demo", "card", "studies"),
-    "Serve and operate": ("predict", "serve", "promote", "rollback", "sentinel", "models", "ledger"),
+    "Serve and operate": (
+        "predict",
+        "serve",
+        "promote",
+        "rollback",
+        "halt",
+        "resume",
+        "sentinel",
+        "models",
+        "ledger",
+    ),
     "Inspect": ("features", "verify", "config"),
 }
 

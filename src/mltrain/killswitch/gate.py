@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from mltrain.errors import RefusedError
-from mltrain.killswitch.halts import HALT_FILE, LOG_FILE, SENTINEL_SILENT, Halt, HaltState
+from mltrain.killswitch.halts import HALT_FILE, LOG_FILE, HaltState
 from mltrain.killswitch.heartbeat import boot_clock, find_silence
 from mltrain.killswitch.switch import read_halts
 
@@ -75,10 +75,7 @@ class HaltGate:
         heard = self._heard
         if heard is None or not 0 <= now_s - heard[0] < _HEARTBEAT_S:
             self._heard = heard = (now_s, find_silence(models, state.armed.timeout_s, clock=self._clock))
-        if heard[1] is None:
-            return state
-        silent = Halt(0, "halt", (), "", f"the sentinel is silent: {heard[1]}", "mltrain", SENTINEL_SILENT)
-        return HaltState((*state.halts, silent), state.armed)
+        return state.with_silence(heard[1])
 
     def begin(self, symbol: str | None, *, allow_reduce: bool) -> float:
         """Check an answer that begins, as `check` does, and return the time for `finish`."""

@@ -52,6 +52,7 @@ SENTINEL_SILENT: Final = "sentinel-silent"
 
 #: Readers look at the heartbeat every tenth of a second.
 SHORTEST_TIMEOUT_S: Final = 0.5
+LONGEST_TIMEOUT_S: Final = 86_400.0
 
 _MOST_SHOWN: Final = 5
 _MAX_STATE_BYTES: Final = 1 << 20
@@ -66,7 +67,7 @@ class Halt:
         serial: The number of its line in the log, from 1; 0: the log has no line of it.
         mode: "halt": nothing is answered. "reduce": answers are given, and marked to be used only to reduce positions.
         symbols: The symbols that are halted; empty: all.
-        when: Since when, UTC, such as 2025-10-15T12:00:00Z.
+        when: Since when, UTC, such as 2025-10-15T12:00:00Z; None: not known.
         why: The reason, as given.
         by: Who asked, as given.
         trigger: The trigger that asked; None: a person did.
@@ -76,7 +77,7 @@ class Halt:
     serial: Annotated[int, Limits(0)]
     mode: Mode
     symbols: tuple[Annotated[str, SYMBOL], ...]
-    when: str
+    when: str | None
     why: str
     by: str
     trigger: str | None = None
@@ -108,7 +109,7 @@ class Armed:
 
     when: str
     by: str
-    timeout_s: Annotated[float, Limits(SHORTEST_TIMEOUT_S, 86_400)]
+    timeout_s: Annotated[float, Limits(SHORTEST_TIMEOUT_S, LONGEST_TIMEOUT_S)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,13 @@ class HaltState:
 
     halts: tuple[Halt, ...] = ()
     armed: Armed | None = None
+
+    def with_silence(self, silence: str | None) -> HaltState:
+        """Return this state, halted if the sentinel is silent; `silence` says why it counts as silent, if it does."""
+        if silence is None:
+            return self
+        why = f"the sentinel is silent: {silence}"
+        return replace(self, halts=(*self.halts, Halt(0, "halt", (), None, why, "mltrain", SENTINEL_SILENT)))
 
     @property
     def is_running(self) -> bool:
@@ -146,7 +154,7 @@ class HaltState:
 
 def unreadable(problem: str) -> Halt:
     """Return the halt that stands for a state that cannot be read; `problem` says why."""
-    return Halt(0, "halt", (), "", problem, "mltrain", STATE_UNREADABLE)
+    return Halt(0, "halt", (), None, problem, "mltrain", STATE_UNREADABLE)
 
 
 @record

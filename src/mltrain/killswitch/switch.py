@@ -229,15 +229,14 @@ def resume(
     _check_folder(models)
     with lock_folder(models, purpose="resume serving", wait_s=FOLDER_WAIT_S):
         state = read_halts(models)
-        if state.armed is not None and not force:
-            silence = find_silence(models, state.armed.timeout_s)
-            if silence is not None:
-                raise NoGoError(
-                    f"serving is armed, and the sentinel is silent: {silence}",
-                    hint="start `mltrain sentinel`, or `mltrain halt disarm`",
-                )
+        silence = None if state.armed is None else find_silence(models, state.armed.timeout_s)
+        if silence is not None and not force:
+            raise NoGoError(
+                f"serving is armed, and the sentinel is silent: {silence}",
+                hint="start `mltrain sentinel`, or `mltrain halt disarm`",
+            )
         if state.is_running:
-            return ResumeResult(resumed=False, lifted=(), state=state)
+            return ResumeResult(resumed=False, lifted=(), state=state.with_silence(silence))
         _refuse_damaged_log(models)
         unknown = [h.trigger for h in state.halts if h.trigger is not None and h.trigger not in acknowledge]
         if unknown:
@@ -269,7 +268,7 @@ def resume(
         now = _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), log)
         left = HaltState(tuple(each for each in now.halts if each not in state.halts), now.armed)
         _write_state(models, left, log)
-    return ResumeResult(resumed=True, lifted=state.halts, state=read_halts(models))
+    return ResumeResult(resumed=True, lifted=state.halts, state=read_halts(models).with_silence(silence))
 
 
 def arm(models: Path, *, timeout_s: float, by: str, now_ms: int) -> HaltState:
