@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from support.chrome import Chrome, find_browser
 from support.program import QUICK, call
 
 pytestmark = pytest.mark.browser
@@ -30,16 +29,6 @@ features:
   - {name: volatility_30, op: realised_volatility, params: {bars: 30}}
   - {name: rsi_7, op: rsi, params: {bars: 7}}
 """
-
-
-@pytest.fixture(scope="session")
-def chrome():
-    path = find_browser()
-    if path is None:
-        pytest.skip("no Chromium: apt-get install chromium, or name one in MLTRAIN_TEST_BROWSER")
-    browser = Chrome(path)
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -82,12 +82,13 @@ class Chrome:
             self.events.append(answer)
 
     def open(self, path, *, width=1400, height=1000, dark=False):
-        """Load a file in a window of that size, and wait until it is drawn."""
+        """Load a file, or an http address, in a window of that size, and wait until it is drawn."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self.send("Page.navigate", url=Path(path).resolve().as_uri())
+        address = str(path) if str(path).startswith("http://") else Path(path).resolve().as_uri()
+        self.send("Page.navigate", url=address)
         while self.run("document.readyState") != "complete":
             time.sleep(0.01)
 
