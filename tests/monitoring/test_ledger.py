@@ -507,8 +507,9 @@ with Ledger(Path(sys.argv[1])) as ledger:
 """
 
 
-def test_a_kill_at_any_operation_leaves_whole_lines():
-    """What was appended before stays; the next process goes on after it."""
+@pytest.mark.parametrize("fault", ["KILL", "ENOSPC"])
+def test_a_fault_at_any_operation_leaves_whole_lines(fault):
+    """A kill, or a full disk: what was appended before stays; the next process goes on after it."""
     disk_faults.need_strace()
     with disk_faults.memory_folder() as memory:
         append(memory / "start", replace(ROW, at="2025-10-14T00:00:00.000Z"))
@@ -517,11 +518,12 @@ def test_a_kill_at_any_operation_leaves_whole_lines():
 
         counts = set()
         for operation in operations:
-            # The thread's flushes come at any time.
-            if operation.call == "fsync":
+            # The thread's flushes come at any time. Space is needed by writes alone.
+            if operation.call == "fsync" or (fault == "ENOSPC" and "jsonl" not in operation.arguments):
                 continue
             folder = shutil.copytree(memory / "start", memory / "fault")
-            disk_faults.run_failing(PROGRAM, folder, operation, "KILL")
+            done = disk_faults.run_failing(PROGRAM, folder, operation, fault)
+            assert (fault == "KILL") != ("an answer that cannot be recorded is not given" in done.stderr)
             kept = [r.missed for r in read_ledger(folder)]
             assert kept == [0, 0, 1, 2, 3][: len(kept)]
             counts.add(len(kept))
@@ -531,6 +533,7 @@ def test_a_kill_at_any_operation_leaves_whole_lines():
 
     # At each write the lines of those before it are there.
     assert counts >= {1, 3, 4}
+    assert fault == "KILL" or counts == {1, 3, 4}
 
 
 def test_the_ledger_needs_no_polars():
