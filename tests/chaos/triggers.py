@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import lfilter
 from scipy.special import ndtr
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
@@ -28,6 +27,7 @@ from mltrain.monitoring.martingales import CALIBRATION, MAX_SHARE, SKILL
 from mltrain.monitoring.triggers import VersionTriggers
 from support.ledger_rows import START_MS, facts, row
 
+BETS = {"calibration": CALIBRATION, "skill": SKILL}
 CONFIG = load_halt_config(None).triggers
 TOLERANCE = CONFIG.calibration.tolerance
 HORIZONS = (1, 5, 30)
@@ -68,40 +68,65 @@ def simulate(rng, streams, bars, horizon):
     return Streams(chance, over_horizon(steps) > 0, steps[:, :bars] * VOLATILITY)
 
 
+class Decayed:
+    """Exponential means over time, of arrays of shape (streams, bars), with a half-life in bars."""
+
+    def __init__(self, half_life, bars):
+        self.rate = 1 - 0.5 ** (1 / half_life)
+        # What is left of the value before the first bar.
+        self.rest = (1 - self.rate) ** np.arange(1, bars + 1)
+
+    def mean(self, values):
+        """Return the mean after each bar, 0 before the first one."""
+        return np.cumsum(values / self.rest, axis=1) * (self.rate * self.rest)
+
+
+def choose(mean, square):
+    """Return the share that is chosen after each bar, for the bar one horizon later."""
+    return np.clip(mean / square, 0, MAX_SHARE)
+
+
 def payoffs_of(kind, p, is_up, base=0.5):
-    """Yield the payoffs of a kind of bets for a single symbol, shape (streams, bars) each."""
+    """Yield each payoff of a kind of bets for a single symbol, and the shares chosen for it, (streams, bars) each."""
+    half_lives = [Decayed(half_life, p.shape[1]) for half_life in BETS[kind].half_lives]
     if kind == "skill":
         up, down = base / p, (1 - base) / (1 - p)
-        yield np.where(is_up, up, down) / (1 + TOLERANCE * np.abs(up - down)) - 1
+        payoff = np.where(is_up, up, down) / (1 + TOLERANCE * np.abs(up - down)) - 1
+        yield payoff, [choose(each.mean(payoff), each.mean(payoff**2) + each.rest) for each in half_lives]
         return
-    residual, side = is_up - p, np.sign(p - base)
-    for signed in (residual, -residual, side * residual, -side * residual):
-        yield (signed - TOLERANCE) / (1 + TOLERANCE)
-
-
-def choose_shares(payoff, half_life):
-    """Return the share that is chosen after each bar, for the bar one horizon later."""
-    rate = 1 - 0.5 ** (1 / half_life)
-    mean = lfilter([rate], [1, rate - 1], payoff, axis=1)
-    start = np.full((len(payoff), 1), 1 - rate)
-    square, _ = lfilter([rate], [1, rate - 1], payoff**2, axis=1, zi=start)
-    return np.clip(mean / square, 0, MAX_SHARE)
+    residual = is_up - p
+    squares = [each.mean(residual**2) for each in half_lives]
+    for weighted in (residual, np.sign(p - base) * residual):
+        means = [each.mean(weighted) for each in half_lives]
+        for sign in (1, -1):
+            # Of the payoff (sign x - t) / (1 + t), by the means of x and its square.
+            shares = []
+            for each, mean, square in zip(half_lives, means, squares, strict=True):
+                passed = 1 - each.rest
+                second = square - 2 * TOLERANCE * sign * mean + TOLERANCE**2 * passed
+                first = (sign * mean - TOLERANCE * passed) / (1 + TOLERANCE)
+                shares.append(choose(first, second / (1 + TOLERANCE) ** 2 + each.rest))
+            yield (sign * weighted - TOLERANCE) / (1 + TOLERANCE), shares
 
 
 def sure_wealth(kind, p, is_up, horizon):
     """Return the sure wealth after each bar, shape (streams, bars), as `martingales.Wealth` has it bar by bar."""
-    bets = {"calibration": CALIBRATION, "skill": SKILL}[kind]
     streams, bars = p.shape
     assert bars % horizon == 0, "whole rounds of residues"
     total, begin, count = np.zeros_like(p), 0.0, 0
-    for payoff in payoffs_of(kind, p, is_up):
-        shares = [np.full_like(payoff, share) for share in bets.shares]
-        shares += [choose_shares(payoff, half_life) for half_life in bets.half_lives]
-        for share, first in zip(shares, [*bets.shares, *(0.0 for _ in bets.half_lives)], strict=True):
-            staked = np.concatenate([np.full((streams, horizon), first), share[:, :-horizon]], axis=1)
+    for payoff, chosen in payoffs_of(kind, p, is_up):
+        for share in [*BETS[kind].shares, *chosen]:
+            growth = np.ones_like(payoff)
+            if isinstance(share, float):
+                first = share
+                growth += share * payoff
+            else:
+                first = 0.0
+                growth[:, horizon:] += share[:, :-horizon] * payoff[:, horizon:]
             with np.errstate(divide="ignore"):
-                growth = np.log1p(staked * payoff).reshape(streams, -1, horizon)
-            won = np.exp(np.minimum(np.cumsum(growth, axis=1), 600)).reshape(streams, bars)
+                np.log(growth, out=growth)
+            won = np.cumsum(growth.reshape(streams, -1, horizon), axis=1).reshape(streams, bars)
+            np.exp(np.minimum(won, 600, out=won), out=won)
             total += won * (1 - share) if horizon > 1 else won
             begin += 1 - first if horizon > 1 else 1
             count += 1
