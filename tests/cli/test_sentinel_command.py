@@ -57,6 +57,21 @@ def test_one_evaluation_ends_with_4_if_a_trigger_fires(store):
     assert (again.code, again.document["halted"]) == (4, [])
 
 
+def test_a_resume_is_refused_while_the_condition_holds(store):
+    """A feed that still stands still is one; a failure that is over is none."""
+    old = row(0, at=format_at(int(time.time() * 1000)), source_at=None)
+    with Ledger(store.data_dir / LEDGER) as ledger:
+        ledger.append([old, row(1, refused="error", at=old.at, source_at=None)])
+    assert call("sentinel", "--once", "--json", data_dir=store.data_dir).document["halted"] == ["stale", "error"]
+    words = ["resume", "--why", "restarted", "--acknowledge", "error", "--acknowledge", "stale"]
+    refused = call(*words, data_dir=store.data_dir)
+
+    assert refused.code == 4
+    assert "the condition of halt 1 (stale) still holds: BTCUSDT" in refused.err
+    assert call(*words, "--force", data_dir=store.data_dir).code == 0
+    assert read_halts(store.models).is_running
+
+
 def test_a_wrong_configuration_is_an_error(store, tmp_path):
     """It names the key, and nothing is evaluated."""
     (tmp_path / "own.yml").write_text("triggers: {stale: {bars: 0}}")

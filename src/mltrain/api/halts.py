@@ -123,13 +123,24 @@ def resume(
 
     if isinstance(acknowledge, str):
         raise UsageError(f"acknowledge is {describe(acknowledge)}: expected a list", hint='such as ["calibration"]')
+    moment_ms = read_clock(now_ms)
+
+    def still_holds(halted: Halt) -> str | None:
+        if halted.trigger is None:
+            return None
+        from mltrain.config.loading import load_halt_config
+        from mltrain.monitoring.sentinel import find_condition
+
+        return find_condition(open_store(data_dir, None), load_halt_config(None), halted, now_ms=moment_ms)
+
     return resume(
         _models(data_dir),
         why=why,
         by=by or current_user(),
-        now_ms=read_clock(now_ms),
+        now_ms=moment_ms,
         acknowledge=tuple(acknowledge),
         force=force,
+        still_holds=still_holds,
     )
 
 
