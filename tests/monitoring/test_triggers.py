@@ -108,7 +108,7 @@ def test_refused_counts_the_newest_rows_and_no_halted_ones():
     found.feed([row(49 + bar, refused="not-finite") for bar in range(11)])
     assert not evidence(found, "refused").fired
 
-    found.feed([row(60 + bar, refused="halted") for bar in range(500)])
+    found.feed([row(60 + bar, refused=("halted", "reduced")[bar % 2]) for bar in range(500)])
     assert (evidence(found, "refused").sample, evidence(found, "refused").fired) == (60, False)
     found.feed([row(600, refused="hole")])
     seen = evidence(found, "refused")

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from mltrain.killswitch.gate import HALTED, REDUCED
 from mltrain.monitoring.martingales import CALIBRATION, SKILL, Wealth
 from mltrain.monitoring.outcomes import OutcomeFeed
 from mltrain.times import DAY_MS, SECOND_MS, day_name, parse_time
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from mltrain.monitoring.ledger import LedgerRow
     from mltrain.monitoring.outcomes import SettledBar
 
-#: Reason of rows that were refused because serving is halted.
-HALTED: Final = "halted"
+# Reasons of rows that were refused because a halt is in force.
+_BY_A_HALT: Final = frozenset({HALTED, REDUCED})
 #: Reason of rows that were refused because serving failed with an exception.
 ERROR: Final = "error"
 # Longest part of an exception's message in a sentence.
@@ -179,7 +180,7 @@ class Refused:
 
     def feed(self, rows: Sequence[LedgerRow]) -> None:
         """Note which rows were refused."""
-        self._reasons.extend(row.refused for row in rows if row.refused != HALTED)
+        self._reasons.extend(row.refused for row in rows if row.refused not in _BY_A_HALT)
 
     def evidence(self, _now_ms: int) -> Evidence:
         """Return the share of the newest rows that were refused."""
