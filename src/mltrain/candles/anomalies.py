@@ -143,7 +143,9 @@ def find_false_volumes(columns: Mapping[str, Column]) -> tuple[FalseVolume, ...]
 
     `columns` are low, high, volume and those of VOLUMES that have a value in every candle, shape (n,) each.
     """
-    return tuple(_find_contradictions(columns))
+    # Of values near the largest float a product is infinite, and no number times it; both lie outside as they should.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return tuple(_find_contradictions(columns))
 
 
 def empty_columns(frame: pl.DataFrame, false_volumes: tuple[FalseVolume, ...]) -> pl.DataFrame:

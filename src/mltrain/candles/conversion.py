@@ -247,7 +247,9 @@ def _is_quote_volume(numbers: Mapping[str, NDArray[np.float64]]) -> bool:
     """Return whether the volume in the quote asset divided by that in the base asset is a price in most candles."""
     base, quote = numbers["volume"], numbers["quote_volume"]
     traded = (base > 0) & (quote > 0)
-    price = quote[traded] / base[traded]
+    # A volume of 1e308 has no price, and is no usual one.
+    with np.errstate(over="ignore"):
+        price = quote[traded] / base[traded]
     inside = (price >= numbers["low"][traded]) & (price <= numbers["high"][traded])
     return bool(inside.size and inside.mean() > 0.5)
 
