@@ -1,4 +1,4 @@
-"""Load `mltrain serve` for minutes, with everything that may happen to it meanwhile, and say what came of it.
+"""Load `mltrain serve` for minutes, while everything happens to it that may happen, and say what came of it.
 
     python tests/chaos/serve.py [--seconds 300] [--rate 50] [--hostile 10000] [--seed S] [--apart]
 
