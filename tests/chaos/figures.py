@@ -5,6 +5,7 @@ from __future__ import annotations
 import again
 import crowd
 import degenerate
+import halts
 import hostile
 import kill
 import mutate
@@ -21,6 +22,10 @@ FIGURES = {
     "places": hostile.places,
     "crowd": crowd.writers_and_readers,
     "trainings": crowd.trainings,
+    "halt-mutations": halts.mutations,
+    "halt-lasts": halts.lasting,
+    "halt-under-load": halts.under_load,
+    "halt-after-stop": halts.stopped,
     "interrupts": crowd.interrupts,
     "growth": crowd.growth,
     "degenerate": degenerate.sets,

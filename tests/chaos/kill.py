@@ -15,6 +15,7 @@ from collections import Counter
 from functools import cache
 
 from support import disk_faults
+import halts
 import kit
 from support.program import MLTRAIN
 
@@ -35,6 +36,10 @@ COMMANDS = {
     "repair": ("models", "repair"),
     # In a folder without any version.
     "unpack": ("models", "unpack", "{near}/model.tar"),
+    # In a folder that was halted before, and runs again.
+    "halt": halts.HALT,
+    # In a folder that is halted.
+    "resume": halts.RESUME,
 }
 
 
@@ -57,6 +62,10 @@ def start_of(plan, command):
             # Before any promotion, so that the links are made, too.
             for name in ("best_lgbm", "best_lgbm.pkl", "best_lgbm_model_card.json", "promotions.jsonl"):
                 (folder / "models" / name).unlink()
+        elif command == "halt":
+            halts.resumed(folder)
+        elif command == "resume":
+            halts.halted(folder)
         elif command == "repair":
             followed = plan.base.with_name("followed")
             shutil.copytree(folder / "models", followed)
@@ -113,6 +122,9 @@ def sound(command, folder):
     elif command == "repair" and not (folder / "models" / "best_lgbm").is_symlink():
         # The next call restores it.
         calls = []
+    elif command in {"halt", "resume"}:
+        if (state := halts.state_of(folder)) not in {"running", "halted"}:
+            return state
     elif command != "snapshot":
         calls = [("models", "--json"), ("models", "history")]
         if os.path.lexists(folder / "models" / "best_lgbm"):
@@ -135,9 +147,19 @@ def finished(command, folder, want):
         return f"after the rerun the best version is {kit.best(folder)}, not {want}"
     if command == "snapshot" and len(list((folder / "snapshots").glob("2*"))) != 1:
         return f"after the rerun there are {os.listdir(folder / 'snapshots')}"
+    if command in {"halt", "resume"}:
+        return finished_switch(command, folder)
     if left := kit.leftovers(folder):
         return f"after the rerun {left} is left"
     return sound(command, folder)
+
+
+def finished_switch(command, folder):
+    """Return the problem of a folder after a halt or a resume ran again without a fault."""
+    want = "halted" if command == "halt" else "running"
+    if (state := halts.state_of(folder)) != want:
+        return f"after the rerun it is {state}"
+    return kit.unclean(kit.warm("halt", "history", data_dir=folder), (0,))
 
 
 def sweep(plan, command, fault_of, judge, tally, *, quick):
@@ -208,6 +230,8 @@ def judge_error(command, start, folder, code, err):
         return "exit 8 without a word"
     if kit.TRACEBACK in err:
         return f"a traceback: {err[-300:]}"
+    if command == "halt" and code == 0 and halts.state_of(folder) != "halted":
+        return f"it says that serving is halted, and it is {halts.state_of(folder)}"
     # A repair that was refused in the middle has restored what came before.
     if code == 8 and command != "repair" and pointer(folder) != pointer(start):
         return f"the pointer moved to {pointer(folder)} although that was refused: {err.strip()[-200:]}"

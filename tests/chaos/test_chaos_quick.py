@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-FIGURES = ("durability", "kill-points", "mutations", "tampering", "forgeries", "hostile", "crowd", "degenerate")
+FIGURES = (
+    *("durability", "kill-points", "mutations", "tampering", "forgeries", "hostile", "crowd", "degenerate"),
+    *("halt-mutations", "halt-under-load", "halt-after-stop"),
+)
 NEED_STRACE = {"durability", "kill-points"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -94,6 +95,20 @@ class TestHalt:
             finally:
                 switch.FOLDER_WAIT_S = before
         assert read_halts(models).mode == "halt"
+
+    def test_a_temporary_file_that_another_writer_removes_is_written_again(self, models, monkeypatch):
+        """Whoever takes the lock of the folder removes those that are left."""
+        replace, removed = Path.replace, []
+
+        def replace_late(self, target):
+            if len(removed) < 2:
+                removed.append(self)
+                self.unlink()
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", replace_late)
+        assert halted(models).warnings == ()
+        assert (len(removed), read_halts(models).mode) == (2, "halt")
 
 
 class TestResume:
@@ -321,7 +336,7 @@ class TestFullDisk:
         def refuse(*_):
             raise full
 
-        monkeypatch.setattr(switch, "atomic_write", refuse)
+        monkeypatch.setattr(switch, "write_without_lock", refuse)
         monkeypatch.setattr(switch, "_append", refuse)
         result = halted(models, "full")
         assert result.state.mode == "halt"
@@ -337,7 +352,7 @@ class TestFullDisk:
         def refuse_file(*_):
             raise MachineError("cannot write: Read-only file system")
 
-        monkeypatch.setattr(switch, "atomic_write", refuse_file)
+        monkeypatch.setattr(switch, "write_without_lock", refuse_file)
         monkeypatch.setattr(switch, "_append", refuse_file)
         monkeypatch.setattr(switch.os, "open", refuse)
         with pytest.raises(MachineError, match="serving is not halted") as err:

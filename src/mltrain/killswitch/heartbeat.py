@@ -30,6 +30,7 @@ HEARTBEAT_FILE: Final = "sentinel.json"
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX_BYTES: Final = 4096
+_MAX_REMOVALS: Final = 5
 # Where the system has no boot clock, its monotonic one, which stops while the machine sleeps.
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -77,14 +78,24 @@ def beat(models: Path, *, when: str, clock: Callable[[], float] = boot_clock) ->
         MachineError: The machine refuses.
     """
     path = models / HEARTBEAT_FILE
-    temp = new_temp_path(path)
+    data = canonical_json(to_json(Heartbeat(boot_id(), clock(), os.getpid(), when)))
     with disk_errors(path, "write"):
-        try:
-            temp.write_bytes(canonical_json(to_json(Heartbeat(boot_id(), clock(), os.getpid(), when))))
-            temp.replace(path)
-        except BaseException:
-            discard(temp)
-            raise
+        for _ in range(_MAX_REMOVALS):
+            # Whoever takes the lock of the folder removes temporary files, also this one.
+            with suppress(FileNotFoundError):
+                return _replace(path, data)
+        return _replace(path, data)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Replace a file; without a flush, which a busy disk may delay until the sentinel counts as silent."""
+    temp = new_temp_path(path)
+    try:
+        temp.write_bytes(data)
+        temp.replace(path)
+    except BaseException:
+        discard(temp)
+        raise
 
 
 def find_silence(models: Path, timeout_s: float, *, clock: Callable[[], float] = boot_clock) -> str | None:

@@ -35,7 +35,7 @@ from mltrain.storage.disk_errors import as_machine_error, disk_errors
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import FOLDER_WAIT_S, lock_folder
 from mltrain.storage.reading import read_file
-from mltrain.storage.writing import atomic_write
+from mltrain.storage.writing import write_without_lock
 from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def resume(
         NoGoError: A trigger was not acknowledged; or its condition still holds, or serving is armed and the sentinel is
             silent, and `force` was not given.
         LockedError: The folder is locked for longer than the wait.
-        MachineError: The machine refuses; serving is still halted.
+        MachineError: The machine refuses; `read_halts` shows what is in force.
     """
     _check_why(why)
     _check_folder(models)
@@ -388,7 +388,7 @@ def _append(models: Path, line: HaltLine) -> None:
 def _write_state(models: Path, state: HaltState, log: bytes) -> None:
     # What can be read again from the disk is not written to it.
     stored = tuple(each for each in state.halts if each.trigger != STATE_UNREADABLE or each.serial)
-    atomic_write(models / HALT_FILE, StateDocument.of(HaltState(stored, state.armed), log).to_bytes())
+    write_without_lock(models / HALT_FILE, StateDocument.of(HaltState(stored, state.armed), log).to_bytes())
 
 
 def _stop_without_space(models: Path, err: MltrainError) -> str:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mltrain.errors import InputError
+from mltrain.errors import InputError, MachineError
 from mltrain.storage.descriptors import CHUNK_BYTES, CREATE, opened_for_update, real_path, sync_folder
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.temps import discard, new_temp_path
@@ -21,6 +21,8 @@ _MAX_OPEN_FILES: Final = 64
 # Files that are flushed at a time: the disk then flushes them together. While other programs flush too, that of 32
 # files took 12 ms instead of 128.
 _MAX_FLUSHES: Final = 4
+# How often the temporary file of `write_without_lock` may be removed: the folder is locked for moments, now and then.
+_MAX_REMOVALS: Final = 5
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -52,6 +54,22 @@ def write_all(fd: int, data: bytes) -> None:
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that any reader finds the old bytes or the new ones, even after a crash or an error."""
     atomic_write_all(path.parent, {path.name: data})
+
+
+def write_without_lock(path: Path, data: bytes) -> None:
+    """Write a file as `atomic_write` does, without the lock of its folder.
+
+    Whoever takes the lock removes temporary files, also this one; then the file is written again.
+    """
+    for _ in range(_MAX_REMOVALS):
+        try:
+            atomic_write(path, data)
+        except MachineError as err:
+            if not isinstance(err.__cause__, FileNotFoundError) or not path.parent.is_dir():
+                raise
+        else:
+            return
+    atomic_write(path, data)
 
 
 def _create_all(files: Mapping[Path, tuple[Path, bytes]]) -> None:
