@@ -81,7 +81,7 @@ def beat(models: Path, *, when: str, clock: Callable[[], float] = boot_clock) ->
     data = canonical_json(to_json(Heartbeat(boot_id(), clock(), os.getpid(), when)))
     with disk_errors(path, "write"):
         for _ in range(_MAX_REMOVALS):
-            # Whoever takes the lock of the folder removes temporary files, also this one.
+            # A process that takes the lock of the folder removes temporary files, also this one.
             with suppress(FileNotFoundError):
                 return _replace(path, data)
         return _replace(path, data)

@@ -59,7 +59,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 def write_without_lock(path: Path, data: bytes) -> None:
     """Write a file as `atomic_write` does, without the lock of its folder.
 
-    Whoever takes the lock removes temporary files, also this one; then the file is written again.
+    A process that takes the lock removes temporary files, also this one; then the file is written again.
     """
     for _ in range(_MAX_REMOVALS):
         try:
