@@ -28,7 +28,7 @@ PROCESSES, THREADS = 4, 8
 
 
 def state_of(folder):
-    """Return the state that `halt status` tells, or the problem."""
+    """Return the state that `halt status` shows, or the problem."""
     ended = kit.warm("halt", "status", "--json", data_dir=folder)
     return json.loads(ended.out)["state"] if ended.code == 0 else kit.unclean(ended, (0,))
 

@@ -97,7 +97,7 @@ class TestHalt:
         assert read_halts(models).mode == "halt"
 
     def test_a_temporary_file_that_another_writer_removes_is_written_again(self, models, monkeypatch):
-        """Whoever takes the lock of the folder removes those that are left."""
+        """A process that takes the lock of the folder removes those that are left."""
         replace, removed = Path.replace, []
 
         def replace_late(self, target):
