@@ -322,6 +322,24 @@ def read_serving(text: str) -> list[Row]:
     ]
 
 
+def read_sentinel(text: str) -> list[Row]:
+    """Read sentinel.py."""
+    return [
+        judged(
+            "the sentinel while it watches",
+            "<= 1 % of a core, <= 150 MB",
+            numbers(r"^watching: ([\d.]+)% of a core, peak memory (\d+) MB", text),
+            lambda share, megabytes: (f"{share:.2f} %, {megabytes:.0f} MB", "", share <= 1 and megabytes <= 150),
+        ),
+        judged(
+            "the sentinel at its start",
+            "",
+            numbers(r"^reading ([\d,]+) rows: ([\d.]+) s of a processor", text),
+            lambda rows, seconds: (f"{rows:,.0f} rows of the ledger in {seconds:.1f} s", "", None),
+        ),
+    ]
+
+
 def read_guards(text: str) -> list[Row]:
     """Read `guards.py cost`."""
     what = re.search(r"(\d+ x \d+ days, \d+ trials)", text)
@@ -450,6 +468,7 @@ BENCHMARKS = (
     Benchmark("pruning", pruning_words, read_pruning),
     Benchmark("backtest", backtest_words, read_backtest),
     Benchmark("serving", serving_words, read_serving),
+    Benchmark("sentinel", lambda given: ["--days", "1", "--seconds", "3"] if given.quick else [], read_sentinel),
     Benchmark(
         "guards",
         lambda given: ["cost", *(["--days", "7", "--trials", "2"] if given.quick else ["--trials", "200"])],

@@ -79,6 +79,10 @@ ledger, an append                          p50    0.0500  p95    0.0600  p99    
 candles, 2 inputs -> p, symbol and leader  p50    7.0000  p95    8.0000  p99    9.0000  max   10.0000 ms
 stream.push, 2 inputs, with a leader       p50    1.2000  p95    1.3000  p99    1.4000  max    2.0000 ms
 """,
+    "sentinel": """
+reading 129,600 rows: 8.4 s of a processor, with the start of the process
+watching: 0.20% of a core, peak memory 59 MB
+""",
     "guards": """
 whole training  210.0 s, 2 x 30 days, 20 trials
 the guards cost 12.5% of the rest (budget: 10 % of a training of 200 trials)
@@ -133,6 +137,7 @@ MET = {
     "backtest": [True, False],
     # The budget of the call also needs onnxruntime.
     "serving": [None, True, True, False, True, True, True, None, None],
+    "sentinel": [True, None],
     # The budget is of more trials than were run.
     "guards": [None],
     "memory": [False],
@@ -187,6 +192,7 @@ def test_the_scripts_print_the_words_that_are_read():
                     "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", " and a ledger",
                     "ledger, an append", "onnxruntime",
                     "candles, 2 inputs -> p, symbol and leader", "stream.push, 2 inputs, with a leader"],
+        "sentinel": ["reading ", " of a processor", "watching: ", " of a core, peak memory "],
         "guards": ["the guards cost ", "trials"],
         "memory": ["training of ", " symbols x ", " days: ", " workers: ", " peak ", "predicted "],
         "markets": ['"right"', *(f'"{kind}"' for kind, _, _ in benchmarks.MARKETS)],
