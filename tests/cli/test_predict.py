@@ -23,7 +23,7 @@ from mltrain.times import TimeRange
 from support.program import MLTRAIN, NEUTRAL, call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
-COLUMNS = ["ts", "symbol", "p", "raw", "refused"]
+COLUMNS = ["ts", "symbol", "p", "raw", "refused", "permit"]
 
 
 def hostile_parquet():
