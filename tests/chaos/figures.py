@@ -8,6 +8,7 @@ import degenerate
 import halts
 import hostile
 import kill
+import ledger
 import mutate
 
 FIGURES = {
@@ -28,6 +29,7 @@ FIGURES = {
     "halt-after-stop": halts.stopped,
     "interrupts": crowd.interrupts,
     "growth": crowd.growth,
+    "ledger": ledger.storm,
     "degenerate": degenerate.sets,
     "reproducibility": again.reproducibility,
     "resume": again.resume,

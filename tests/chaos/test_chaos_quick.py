@@ -10,7 +10,7 @@ from pathlib import Path
 
 FIGURES = (
     *("durability", "kill-points", "mutations", "tampering", "forgeries", "hostile", "crowd", "degenerate"),
-    *("halt-mutations", "halt-under-load", "halt-after-stop"),
+    *("ledger", "halt-mutations", "halt-under-load", "halt-after-stop"),
 )
 NEED_STRACE = {"durability", "kill-points"}
 
