@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.program import NEUTRAL
+from support.program import MLTRAIN, NEUTRAL, call
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -76,12 +76,22 @@ def test_systemd_accepts_the_units(tmp_path):
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("no systemd-analyze on this machine")
-    for name in ("mltrain-train.service", "mltrain-train.timer"):
-        (tmp_path / name).write_text((DEPLOY / name).read_text().replace("/opt/mltrain", str(DEPLOY)))
+    units = [path for path in DEPLOY.iterdir() if path.suffix in {".service", ".timer"}]
+    for unit in units:
+        text = unit.read_text().replace("/opt/mltrain/bin/mltrain ", f"{MLTRAIN} ").replace("/opt/mltrain", str(DEPLOY))
+        (tmp_path / unit.name).write_text(text)
 
-    done = begin([analyze, "verify", tmp_path / "mltrain-train.service", tmp_path / "mltrain-train.timer"], NEUTRAL)
-    assert [line for line in done.stderr.splitlines() if "mltrain-train" in line] == []
+    done = begin([analyze, "verify", *(tmp_path / unit.name for unit in units)], NEUTRAL)
+    assert [line for line in done.stderr.splitlines() if "mltrain-" in line] == []
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["mltrain-serve.service", "mltrain-sentinel.service"])
+def test_the_command_of_a_unit_is_one(tmp_path, name):
+    """Its options exist: without a models folder it ends with 3, not with 2."""
+    (words,) = re.findall(r"^ExecStart=/opt/mltrain/bin/mltrain (.+)$", (DEPLOY / name).read_text(), re.MULTILINE)
+
+    assert call(*words.split(), data_dir=tmp_path).code == 3
 
 
 WORKFLOW = yaml.safe_load((DEPLOY.parent / ".github" / "workflows" / "train.yml").read_text("utf-8"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mltrain.api.references import VersionRef
     from mltrain.api.workspace import PathText
+    from mltrain.config.halt_config import HaltConfig
     from mltrain.killswitch.halts import Armed, Halt, HaltLine
     from mltrain.killswitch.switch import HaltResult, ResumeResult
     from mltrain.monitoring.drill import DrillResult
@@ -97,6 +98,7 @@ def resume(
     *,
     acknowledge: Iterable[str] = (),
     force: bool = False,
+    config: PathText | Mapping[str, Any] | None = None,
     by: str | None = None,
     data_dir: PathText = DATA_DIR,
     now_ms: int | None = None,
@@ -107,13 +109,15 @@ def resume(
         why: The reason, for the log: one line.
         acknowledge: The triggers whose halts are to end, such as "calibration"; a halt by a person needs none.
         force: End halts whose condition still holds, too.
+        config: Settings of the triggers, by which their conditions are judged, as the sentinel has them: a file or a
+            mapping that overrides the packaged `halt.yml`.
         by: Who asked, for the log; None: user@host.
         data_dir: The data folder.
         now_ms: The time, ms UTC; None: the machine's clock.
 
     Raises:
         UsageError: `why` is empty or holds control characters.
-        InputError: There is no models folder, or the log of halts is damaged.
+        InputError: There is no models folder, the log of halts is damaged, or the configuration is wrong.
         NoGoError: A trigger was not acknowledged; or its condition still holds, or serving is armed and the sentinel is
             silent, and `force` was not given.
         LockedError: The folder is locked for longer than the wait.
@@ -128,10 +132,9 @@ def resume(
     def still_holds(halted: Halt) -> str | None:
         if halted.trigger is None:
             return None
-        from mltrain.config.loading import load_halt_config
         from mltrain.monitoring.sentinel import find_condition
 
-        return find_condition(open_store(data_dir, None), load_halt_config(None), halted, now_ms=moment_ms)
+        return find_condition(open_store(data_dir, None), _load_config(config), halted, now_ms=moment_ms)
 
     return resume(
         _models(data_dir),
@@ -191,11 +194,9 @@ def halt_arm(
         InputError: The configuration is wrong, there is no models folder, or the log of halts is damaged.
         LockedError: The folder is locked for longer than the wait.
     """
-    from mltrain.config.loading import load_halt_config
     from mltrain.killswitch.switch import arm
 
-    given = config if config is None or isinstance(config, Mapping) else check_path(config, "config")
-    timeout_s = load_halt_config(given).sentinel.timeout_s
+    timeout_s = _load_config(config).sentinel.timeout_s
     models = _models(data_dir)
     arm(models, timeout_s=timeout_s, by=by or current_user(), now_ms=read_clock(now_ms))
     return _status(models)
@@ -250,6 +251,13 @@ def halt_drill(
         raise UsageError(f"rounds is {rounds}: expected 1 to {_MOST_ROUNDS:,}")
     found, _ = open_store(data_dir, slot).open_default(None if version is None else version_text(version))
     return run_drill(found, rounds=rounds, by=by or current_user(), now_ms=read_clock(now_ms))
+
+
+def _load_config(config: PathText | Mapping[str, Any] | None) -> HaltConfig:
+    """Return the settings of the triggers: the packaged ones, a caller's over them."""
+    from mltrain.config.loading import load_halt_config
+
+    return load_halt_config(config if config is None or isinstance(config, Mapping) else check_path(config, "config"))
 
 
 def _models(data_dir: PathText) -> Path:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from mltrain.monitoring.drill import DrillResult
 
 
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Your halt.yml; its keys override those of the packaged one."),
+]
+
+
 class HaltMode(StrEnum):
     """How strict a halt is."""
 
@@ -146,10 +152,7 @@ def _name_action(line: HaltLine) -> str:
 @command()
 def halt_arm(
     session: Session,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="Settings that override the packaged halt.yml key by key."),
-    ] = None,
+    config: ConfigOption = None,
 ) -> Outcome:
     """From now on serve only while the sentinel is at work and the state can be read."""
     from mltrain.api.halts import halt_arm
@@ -204,11 +207,14 @@ def resume(
         typer.Option("--acknowledge", metavar="TRIGGER", help="End the halt of this trigger, too; may be repeated."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Resume although a trigger's condition still holds.")] = False,
+    config: ConfigOption = None,
 ) -> Outcome:
     """Serve again: end every halt in force."""
     from mltrain.api.halts import resume
 
-    result = resume(why, acknowledge=acknowledge or (), force=force, data_dir=session.data_dir, now_ms=session.now_ms)
+    result = resume(
+        why, acknowledge=acknowledge or (), force=force, config=config, data_dir=session.data_dir, now_ms=session.now_ms
+    )
 
     return Outcome(result, lambda: _view_resume(result))
 

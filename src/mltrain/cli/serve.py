@@ -112,7 +112,7 @@ def serve(
         ),
     ] = True,
 ) -> Outcome | None:
-    """Answer predictions over HTTP until Ctrl-C or SIGTERM, with health checks and metrics; needs the extra [serve]."""
+    """Answer predictions over HTTP until Ctrl-C or SIGTERM, with health checks and metrics; needs the extra `serve`."""
     from mltrain.api.serve import serve
 
     if any(option is not None for option in (source, folder, sim_seed, sim_signal)):
