@@ -108,7 +108,7 @@ def read_startup(text: str) -> list[Row]:
             numbers(rf"^mltrain {command} +([\d.]+) ms +([\d.]+) x hello", text),
             lambda ms, ratio, limit=limit: (f"{ms:.0f} ms", f"{ratio:.2f} x", ratio <= limit),
         )
-        for command, limit in (("--help", 2), ("models", 2), ("rollback", 2), ("card validate", 1.5))
+        for command, limit in (("--help", 2), ("models", 2), ("rollback", 2), ("halt", 2), ("card validate", 1.5))
     ]
 
 
@@ -322,6 +322,27 @@ def read_serving(text: str) -> list[Row]:
     ]
 
 
+def read_kill_switch(text: str) -> list[Row]:
+    """Read killswitch.py."""
+    return [
+        *(
+            judged(
+                f"kill switch: what a use of a model costs{suffix}",
+                "<= 8 us",
+                numbers(rf"^{name}: p50 ([\d.]+) us", text),
+                lambda us: (f"{us:.1f} us", "", us <= 8),
+            )
+            for name, suffix in (("a use", ""), ("a use, armed", ", armed"))
+        ),
+        judged(
+            "kill switch: from the call of a halt to the first refusal",
+            "p99 <= 10 ms",
+            numbers(r"^halt to first refusal: p50 ([\d.]+) ms, p99 ([\d.]+) ms", text),
+            lambda p50, p99: (f"p50 {p50:.1f} ms, p99 {p99:.1f} ms", "", p99 <= 10),
+        ),
+    ]
+
+
 def read_sentinel(text: str) -> list[Row]:
     """Read sentinel.py."""
     return [
@@ -468,6 +489,7 @@ BENCHMARKS = (
     Benchmark("pruning", pruning_words, read_pruning),
     Benchmark("backtest", backtest_words, read_backtest),
     Benchmark("serving", serving_words, read_serving),
+    Benchmark("killswitch", lambda given: ["--rounds", "20"] if given.quick else [], read_kill_switch),
     Benchmark("sentinel", lambda given: ["--days", "1", "--seconds", "3"] if given.quick else [], read_sentinel),
     Benchmark(
         "guards",

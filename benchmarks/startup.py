@@ -1,4 +1,4 @@
-"""Start-up: `mltrain --help`, `models`, `rollback` and `card validate` against a bare Typer hello, as whole processes.
+"""Start-up of `mltrain --help`, `models`, `rollback`, `halt` and `card validate` against a bare Typer hello.
 
     python benchmarks/startup.py [--runs 15]
 
@@ -72,12 +72,15 @@ def main() -> None:
         hello.write_text(HELLO)
         data = Path(scratch) / "data"
         version = prepare(data)
+        halted = Path(scratch) / "halted"
+        (halted / "models").mkdir(parents=True)
         commands = {
             "typer hello": [sys.executable, str(hello)],
             "typer hello --help": [sys.executable, str(hello), "--help"],
             "mltrain --help": [MLTRAIN, "--help"],
             "mltrain models": [MLTRAIN, "models", "--data-dir", str(data)],
             "mltrain rollback": [MLTRAIN, "rollback", version, "--data-dir", str(data)],
+            "mltrain halt": [MLTRAIN, "halt", "--why", "a benchmark", "--data-dir", str(halted)],
             "mltrain card validate": [MLTRAIN, "card", "validate", "--data-dir", str(data)],
         }
         taken: dict[str, list[float]] = {name: [] for name in commands}

@@ -16,6 +16,7 @@ typer hello              162.0 ms    1.00 x hello
 mltrain --help           234.0 ms    1.45 x hello
 mltrain models           217.0 ms    1.34 x hello
 mltrain rollback         216.0 ms    1.34 x hello
+mltrain halt             210.0 ms    1.30 x hello
 mltrain card validate    260.0 ms    1.60 x hello
 """,
     "snapshot": """
@@ -79,6 +80,11 @@ ledger, an append                          p50    0.0500  p95    0.0600  p99    
 candles, 2 inputs -> p, symbol and leader  p50    7.0000  p95    8.0000  p99    9.0000  max   10.0000 ms
 stream.push, 2 inputs, with a leader       p50    1.2000  p95    1.3000  p99    1.4000  max    2.0000 ms
 """,
+    "killswitch": """
+a use: p50 4.9 us, p99 7.1 us
+a use, armed: p50 5.3 us, p99 9.4 us
+halt to first refusal: p50 2.1 ms, p99 10.4 ms
+""",
     "sentinel": """
 reading 129,600 rows: 8.4 s of a processor, with the start of the process
 watching: 0.20% of a core, peak memory 59 MB
@@ -127,7 +133,7 @@ training of 100 symbols x 90 days: 12,960,000 candles x 54 features, 2 workers: 
 """,
 }
 MET = {
-    "startup": [True, True, True, False],
+    "startup": [True, True, True, True, False],
     "snapshot": [True, False, True, True],
     "features": [True, True, True],
     "search": [True],
@@ -137,6 +143,7 @@ MET = {
     "backtest": [True, False],
     # The budget of the call also needs onnxruntime.
     "serving": [None, True, True, False, True, True, True, None, None],
+    "killswitch": [True, True, False],
     "sentinel": [True, None],
     # The budget is of more trials than were run.
     "guards": [None],

@@ -207,6 +207,7 @@ VOLATILE = frozenset(
         "answers",
         "refusals",
         "p50_ms",
+        "p99_ms",
         "max_ms",
         "seen_sha256",
         "seconds",

@@ -213,10 +213,10 @@ DRILL = DrillResult(
     answers=3_456,
     refusals=123,
     wrong_answers=0,
-    halt=DrillTimes(1.234, 2.5),
-    first_refusal=DrillTimes(1.5, 3.25),
-    resume=DrillTimes(2.345, 4.0),
-    first_answer=DrillTimes(2.5, 4.75),
+    halt=DrillTimes(1.234, 2.25, 2.5),
+    first_refusal=DrillTimes(1.5, 3.0, 3.25),
+    resume=DrillTimes(2.345, 3.75, 4.0),
+    first_answer=DrillTimes(2.5, 4.5, 4.75),
 )
 
 

@@ -192,8 +192,10 @@ def _view_drill(drill: DrillResult) -> View:
         "resume, from call to end": drill.resume,
         "resume, from call to first answer": drill.first_answer,
     }
-    rows = [(name, number_text(each.p50_ms, 2), number_text(each.max_ms, 2)) for name, each in times.items()]
-    yield table(None, "ms", *right("p50", "max"), rows=rows)
+    rows = [
+        (name, *(number_text(ms, 2) for ms in (each.p50_ms, each.p99_ms, each.max_ms))) for name, each in times.items()
+    ]
+    yield table(None, "ms", *right("p50", "p99", "max"), rows=rows)
     if drill.wrong_answers:
         yield f"{drill.wrong_answers} answers were given while serving was halted"
 
