@@ -87,6 +87,20 @@ class TestHaltGate:
         gate.check(None)
         assert len(reads) == 2
 
+    def test_files_that_have_gone_are_lost(self, tmp_path):
+        """As with a disk that was taken away; a process that starts then has never seen them."""
+        gate = HaltGate(tmp_path / "models")
+        seen = [reason(gate)]
+        (tmp_path / "models").mkdir()
+        halt(tmp_path / "models", why="a test", **NOW)
+        resume(tmp_path / "models", why="again", **NOW)
+        seen.append(reason(gate))
+        (tmp_path / "models").rename(tmp_path / "elsewhere")
+        seen.append(reason(gate))
+        (tmp_path / "elsewhere").rename(tmp_path / "models")
+        seen.append(reason(gate))
+        assert seen == [None, None, "halted", None]
+
     def test_without_a_folder_everything_runs(self):
         """A model that was not published."""
         assert HaltGate(None).check("BTCUSDT") is None

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from mltrain.errors import RefusedError
-from mltrain.killswitch.halts import HALT_FILE, LOG_FILE, HaltState
+from mltrain.killswitch.halts import HALT_FILE, LOG_FILE, HaltState, unreadable
 from mltrain.killswitch.heartbeat import boot_clock, find_silence
 from mltrain.killswitch.switch import read_halts
 
@@ -52,6 +52,7 @@ class HaltGate:
         self._paths = None if models is None else (os.fspath(models / HALT_FILE), os.fspath(models / LOG_FILE))
         # The stamps of both files, and what is in force by them; one attribute, so that threads see both or neither.
         self._known: tuple[tuple[_Stamp, _Stamp], HaltState] | None = None
+        self._has_seen_files = False
         # When the heartbeat was read, by the boot clock, and why the sentinel counts as silent.
         self._heard: tuple[float, str | None] | None = None
 
@@ -64,9 +65,17 @@ class HaltGate:
         stamps = (_stamp(state_path), _stamp(log_path))
         known = self._known
         if known is None or known[0] != stamps:
-            self._known = known = (stamps, read_halts(self._models))
+            self._known = known = (stamps, self._read(self._models, stamps))
         state = known[1]
         return state if state.armed is None else self._check_heartbeat(self._models, state)
+
+    def _read(self, models: Path, stamps: tuple[_Stamp, _Stamp]) -> HaltState:
+        """Read the files again; where there were some and both are gone, they are lost, as with a disk that went."""
+        if stamps != (None, None):
+            self._has_seen_files = True
+        elif self._has_seen_files:
+            return HaltState((unreadable(f"{models / HALT_FILE} and {models / LOG_FILE} have gone"),))
+        return read_halts(models)
 
     def _check_heartbeat(self, models: Path, state: HaltState) -> HaltState:
         """Return a state that needs the sentinel, halted if the sentinel is silent."""
