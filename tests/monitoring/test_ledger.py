@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -376,6 +377,13 @@ class TestRecord:
         assert (odd.ts, odd.source_at, odd.symbol[:7]) == (None, None, "'\\ud800")
 
 
+def append_in_child(ledger, folder):
+    """Append a row in the child of a fork; before, it holds nothing of the ledger open."""
+    opened = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+    assert [path for path in opened if path.is_relative_to(folder)] == []
+    ledger.append([row(20)])
+
+
 class TestSeveralWriters:
     def test_processes_append_at_once(self, tmp_path):
         """No line is lost, torn or out of the chain, over several days; each process's lines are in its order."""
@@ -399,9 +407,10 @@ class TestSeveralWriters:
             thread.start()
         for thread in threads:
             thread.join()
-        process = multiprocessing.get_context("fork").Process(target=ledger.append, args=([row(20)],))
+        process = multiprocessing.get_context("fork").Process(target=append_in_child, args=(ledger, tmp_path))
         process.start()
         process.join()
+        assert process.exitcode == 0
         ledger.append([row(21)])
         ledger.close()
 

@@ -213,6 +213,7 @@ class Ledger:
 
     def __init__(self, folder: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         self._begin()
+        _ledgers.add(self)
         # Absolute, so that a process may change its working directory.
         self._folder = read_folder(folder, "folder").absolute()
         self._clock = clock
@@ -222,7 +223,6 @@ class Ledger:
 
     def _begin(self) -> None:
         """Begin without an open file, as a new process does."""
-        self._pid = os.getpid()
         self._mutex = threading.Lock()
         self._lock_fd: int | None = None
         self._day: _Day | None = None
@@ -241,9 +241,21 @@ class Ledger:
         # Ends the thread, which does not keep the ledger alive; the kernel flushes the lines in its own time.
         self._closed.set()
         self._unsynced.set()
+        self._drop_files()
+
+    def _drop_files(self) -> None:
+        """Close the files as they are."""
         for fd in (self._lock_fd, None if self._day is None else self._day.fd):
             if fd is not None:
                 os.close(fd)
+
+    def _leave_to_parent(self) -> None:
+        """Begin anew in the child of a fork: files, lock and thread are those of the parent.
+
+        The lock would otherwise outlive a parent that is killed while it holds it.
+        """
+        self._drop_files()
+        self._begin()
 
     def __reduce__(self) -> tuple[partial[Ledger], tuple[Path]]:
         return partial(Ledger, clock=self._clock), (self._folder,)
@@ -287,9 +299,6 @@ class Ledger:
         """
         if not rows:
             return
-        if self._pid != os.getpid():
-            # After a fork: the lock and the thread are those of the parent.
-            self._begin()
         with self._mutex:
             try:
                 with self._holding_lock():
@@ -402,17 +411,17 @@ class Ledger:
 
     def sync(self) -> None:
         """Flush the newest lines to the disk; an error is raised by the next append."""
-        with self._mutex:
-            # A copy, so that appends need not wait.
-            fd = None if self._day is None else os.dup(self._day.fd)
-        if fd is None:
-            return
         try:
-            os.fsync(fd)
+            with self._mutex:
+                # A copy, so that appends need not wait.
+                fd = None if self._day is None else os.dup(self._day.fd)
+            if fd is not None:
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
         except OSError as err:
             self._sync_error = err
-        finally:
-            os.close(fd)
 
     def close(self) -> None:
         """Flush all lines to the disk and close the files; a later append opens them again.
@@ -420,8 +429,6 @@ class Ledger:
         Raises:
             MachineError: The lines could not be flushed.
         """
-        if self._pid != os.getpid():
-            return
         self._closed.set()
         self._unsynced.set()
         if self._syncing is not None:
@@ -434,6 +441,18 @@ class Ledger:
                 self._begin()
             if err is not None:
                 raise err
+
+
+# Every ledger of this process.
+_ledgers: Final[weakref.WeakSet[Ledger]] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for ledger in list(_ledgers):
+        ledger._leave_to_parent()  # noqa: SLF001 -- as a method of the class
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _sync_often(ledger: weakref.ref[Ledger], unsynced: threading.Event, closed: threading.Event) -> None:
