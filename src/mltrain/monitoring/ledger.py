@@ -250,7 +250,7 @@ class Ledger:
                 os.close(fd)
 
     def _leave_to_parent(self) -> None:
-        """Begin anew in the child of a fork: files, lock and thread are those of the parent.
+        """Begin again in the child of a fork: files, lock and thread are those of the parent.
 
         The lock would otherwise outlive a parent that is killed while it holds it.
         """
