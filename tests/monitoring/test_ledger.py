@@ -378,7 +378,7 @@ class TestRecord:
 
 
 def append_in_child(ledger, folder):
-    """Append a row in the child of a fork; before, it holds nothing of the ledger open."""
+    """Append a row in the child of a fork; before, no file of the ledger is open."""
     opened = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
     assert [path for path in opened if path.is_relative_to(folder)] == []
     ledger.append([row(20)])
