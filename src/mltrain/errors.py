@@ -5,7 +5,7 @@
       InputError        3        data, config, card or model: unreadable, corrupt, unknown
         RefusedError    3        a window of candles that must not be scored; carries a reason code
         OwnOpsError     3        a model needs user ops that are not in use, or have changed
-      NoGoError         4        a gate failed, or the probability has another meaning, and promotion was requested
+      NoGoError         4        a gate failed, the probability has another meaning, or a halt must not be ended yet
       LeakageError      5        a leakage guard failed
       SourceError       6        the exchange or the network
       LockedError       7        another mltrain holds the lock
@@ -65,7 +65,7 @@ class OwnOpsError(InputError):
 
 
 class NoGoError(MltrainError):
-    """A version that is NO-GO or not a drop-in replacement was to be promoted, or one is worse than required."""
+    """A version is NO-GO, no drop-in replacement or worse than required; or serving is halted and must stay so."""
 
     exit_code: ClassVar[int] = 4
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 EPILOG: Final = (
-    "Exit codes: 0 done, 2 usage, 3 bad or corrupt input, 4 NO-GO, 5 a leakage guard failed, 6 exchange or network, "
-    "7 another mltrain holds the lock, 8 the machine refused, 129/130/143 hung up, interrupted, terminated; 1 is a bug."
+    "Exit codes: 0 done, 2 usage, 3 bad or corrupt input, 4 NO-GO or halted, 5 a leakage guard failed, 6 exchange or "
+    "network, 7 another mltrain holds the lock, 8 the machine refused, 129/130/143 hung up, interrupted, terminated; 1 "
+    "is a bug."
 )
 
 # Failures of a write for which the machine is at fault, and not mltrain.
