@@ -164,6 +164,16 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "mltrain.store.packing:UnpackedVersion", ("models unpack",), "The version that was unpacked."
     ),
     "move/1": Document("mltrain.store.promotion:Move", ("promote", "rollback"), "The version that is live now."),
+    "event/1": Document(
+        "mltrain.monitoring.events:Event",
+        (),
+        "An event, as it is posted to the address of --notify.",
+    ),
+    "notify/1": Document(
+        "mltrain.monitoring.event_delivery:Delivery",
+        ("notify",),
+        "The events that wait for delivery, and what --flush delivered; exit code 6 if one is left.",
+    ),
     "predict/1": Document(
         "mltrain.api.predict:PredictResult",
         ("predict",),
@@ -371,7 +381,8 @@ def page() -> str:
         schema = document_schema(name)
         commands = ", ".join(f"`mltrain {command}`" for command in document.commands)
         link = f"[Schema]({schema_path(name).relative_to(PAGE.parent)})"
-        parts.append(f"## {name}\n\n{document.about} Printed by {commands}. {link}.\n\n{_fields_table(schema)}")
+        printed = f"Printed by {commands}. " if commands else ""
+        parts.append(f"## {name}\n\n{document.about} {printed}{link}.\n\n{_fields_table(schema)}")
         definitions |= schema.get("$defs", {})
     parts.append("## The objects in them\n")
     parts += [f"### {part}\n\n{_fields_table(definitions[part])}" for part in sorted(definitions, key=str.casefold)]

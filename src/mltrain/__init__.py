@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from mltrain.api.models import models_unpack as models_unpack
     from mltrain.api.models import promote as promote
     from mltrain.api.models import rollback as rollback
+    from mltrain.api.notify import notify as notify
     from mltrain.api.plots import plot_calibration as plot_calibration
     from mltrain.api.plots import plot_equity as plot_equity
     from mltrain.api.plots import plot_feature_importance as plot_feature_importance
@@ -212,6 +213,7 @@ HOME: Final = {
     "models_prune": "mltrain.api.models",
     "models_repair": "mltrain.api.models",
     "models_unpack": "mltrain.api.models",
+    "notify": "mltrain.api.notify",
     "open_snapshot": "mltrain.api.snapshots",
     "ops": "mltrain.ops",
     "plot_calibration": "mltrain.api.plots",
@@ -327,6 +329,7 @@ __all__ = [
     "models_prune",
     "models_repair",
     "models_unpack",
+    "notify",
     "open_snapshot",
     "ops",
     "plot_calibration",

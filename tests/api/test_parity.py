@@ -165,6 +165,8 @@ CASES = [
     ),
     Case("promote", partial(mt.promote, "best")),
     Case("rollback", lambda: mt.rollback(mt.card_show().ref), ("LIVE",)),
+    # notify
+    Case("notify", mt.notify),
     # predict
     Case("predict", mt.predict),
     Case(

@@ -34,6 +34,7 @@ from mltrain.cli import (
     html_pages,
     ledger,
     models,
+    notify,
     predict,
     sentinel,
     snapshots,
@@ -49,6 +50,7 @@ from mltrain.cli.sources import SimSignal
 from mltrain.killswitch.heartbeat import beat
 from mltrain.killswitch.switch import halt, resume
 from mltrain.monitoring.drill import DrillResult, DrillTimes
+from mltrain.monitoring.event_delivery import Delivery, WaitingEvent
 from mltrain.monitoring.sentinel import SentinelStep
 from mltrain.monitoring.triggers import Evidence
 from mltrain.pipeline.export_features import ExportedFeatures
@@ -207,6 +209,17 @@ def unpacked(session):
     return models.models_unpack.outcome(replace(session, data_dir=Path("other")), Path("model.tar"))
 
 
+WAITING = WaitingEvent(
+    "1760529600250-3f2a9c0d1e5b7a84",
+    "2025-10-15T12:00:00Z",
+    "halt",
+    "serving is halted since 2025-10-15T12:00:00Z (halt 1, by ada@desk): wrong prices",
+    2,
+    "HTTP 503",
+    overdue=False,
+)
+NOTIFIED = Delivery(("1760529600000-0123456789abcdef",), (WAITING,), ())
+
 DRILL = DrillResult(
     version="2025-10-15",
     rounds=20,
@@ -319,6 +332,7 @@ SCENES = {
     "backtest prune": lambda s: backtest.backtest_prune.outcome(with_backtests(s.session), keep=1).view(),
     "bench": lambda _: bench._view_reports(read("bench")),
     "evaluate": lambda _: evaluate.view_evaluation(read("evaluate")),
+    "notify": lambda _: notify._view(NOTIFIED),
     "halt": lambda s: halts._view_halt(api_halts.halt("wrong prices", **without_halts(s.session))),
     "halt status": lambda s: halts._view_status(api_halts.halt_status(data_dir=with_halts(s.session)["data_dir"])),
     "halt history": lambda s: halts._view_history(api_halts.halt_history(data_dir=with_halts(s.session)["data_dir"])),

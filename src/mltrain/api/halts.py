@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from mltrain.api.notify import check_notify, note_event
 from mltrain.api.references import version_text
 from mltrain.api.workspace import DATA_DIR, check_path, current_user, open_store, read_clock, read_whole
-from mltrain.documents.results import Result
+from mltrain.documents.results import Result, to_plain
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.names import describe, did_you_mean, read_symbols, show
 
@@ -66,6 +67,7 @@ def halt(
     mode: Literal["halt", "reduce"] = "halt",
     symbols: Iterable[str] | None = None,
     by: str | None = None,
+    notify: str | None = None,
     data_dir: PathText = DATA_DIR,
     now_ms: int | None = None,
 ) -> HaltResult:
@@ -76,8 +78,13 @@ def halt(
         mode: "halt": nothing is answered. "reduce": answers are marked to be used only to reduce positions.
         symbols: The symbols; None: all.
         by: Who asked, for the log; None: user@host.
+        notify: Queue an event for this address, https or http to this machine, which `notify`, a sentinel or a cycle
+            delivers; None: none.
         data_dir: The data folder.
         now_ms: The time, ms UTC; None: the machine's clock.
+
+    Returns:
+        The halt; an event that could not be queued, and a wrong address, are warnings in it.
 
     Raises:
         UsageError: `why` is empty or holds control characters, or no live version knows a symbol.
@@ -90,7 +97,18 @@ def halt(
     names = () if symbols is None else read_symbols(symbols)
     if names:
         _check_known(models.parent, names)
-    return halt(models, why=why, by=by or current_user(), now_ms=read_clock(now_ms), mode=mode, symbols=names)
+    moment_ms, asked_by = read_clock(now_ms), by or current_user()
+    result = halt(models, why=why, by=asked_by, now_ms=moment_ms, mode=mode, symbols=names)
+    warnings = note_event(
+        "halt",
+        result.halt.describe(),
+        notify=notify,
+        by=asked_by,
+        data_dir=models.parent,
+        now_ms=moment_ms,
+        details={"halt": to_plain(result.halt)},
+    )
+    return replace(result, warnings=(*result.warnings, *warnings))
 
 
 def resume(
@@ -100,6 +118,7 @@ def resume(
     force: bool = False,
     config: PathText | Mapping[str, Any] | None = None,
     by: str | None = None,
+    notify: str | None = None,
     data_dir: PathText = DATA_DIR,
     now_ms: int | None = None,
 ) -> ResumeResult:
@@ -112,11 +131,13 @@ def resume(
         config: Settings of the triggers, by which their conditions are judged, as the sentinel has them: a file or a
             mapping that overrides the packaged `halt.yml`.
         by: Who asked, for the log; None: user@host.
+        notify: Queue an event for this address, https or http to this machine, which `notify`, a sentinel or a cycle
+            delivers; None: none.
         data_dir: The data folder.
         now_ms: The time, ms UTC; None: the machine's clock.
 
     Raises:
-        UsageError: `why` is empty or holds control characters.
+        UsageError: `why` is empty or holds control characters, or `notify` is no address that is allowed.
         InputError: There is no models folder, the log of halts is damaged, or the configuration is wrong.
         NoGoError: A trigger was not acknowledged; or its condition still holds, or serving is armed and the sentinel is
             silent, and `force` was not given.
@@ -127,7 +148,8 @@ def resume(
 
     if isinstance(acknowledge, str):
         raise UsageError(f"acknowledge is {describe(acknowledge)}: expected a list", hint='such as ["calibration"]')
-    moment_ms = read_clock(now_ms)
+    check_notify(notify)
+    moment_ms, asked_by, models = read_clock(now_ms), by or current_user(), _models(data_dir)
 
     def still_holds(halted: Halt) -> str | None:
         if halted.trigger is None:
@@ -136,15 +158,27 @@ def resume(
 
         return find_condition(open_store(data_dir, None), _load_config(config), halted, now_ms=moment_ms)
 
-    return resume(
-        _models(data_dir),
+    result = resume(
+        models,
         why=why,
-        by=by or current_user(),
+        by=asked_by,
         now_ms=moment_ms,
         acknowledge=tuple(acknowledge),
         force=force,
         still_holds=still_holds,
     )
+    if not result.resumed:
+        return result
+    warnings = note_event(
+        "resume",
+        f"serving was resumed by {asked_by}: {why}",
+        notify=notify,
+        by=asked_by,
+        data_dir=models.parent,
+        now_ms=moment_ms,
+        details={"lifted": to_plain(result.lifted), "in_force": to_plain(result.state.halts)},
+    )
+    return replace(result, warnings=warnings)
 
 
 def halt_status(*, data_dir: PathText = DATA_DIR) -> HaltStatus:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from mltrain.api.notify import check_notify, note_event
 from mltrain.api.references import is_version_reference, version_text
 from mltrain.api.workspace import DATA_DIR, check_path, current_user, open_store, read_clock, read_progress
 from mltrain.documents.results import Result
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from mltrain.store.repair import RepairStep
     from mltrain.store.store import Store
     from mltrain.store.version_pruning import PrunedVersions
+
+# The reason in the log if none was given.
+_PROMOTED: Final = "promoted by hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +271,7 @@ def promote(
     why: str | None = None,
     ops: str | None = None,
     by: str | None = None,
+    notify: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
     progress: ProgressLike | None = None,
@@ -281,6 +286,8 @@ def promote(
         why: The reason, for the log of promotions.
         ops: The module of the user ops that the version was trained with. **Importing it runs its code.**
         by: Who promotes it, for the log; None: user@host.
+        notify: Queue an event for this address, https or http to this machine, which `notify`, a sentinel or a cycle
+            delivers; None: none.
         data_dir: The data folder.
         slot: The slot that the version must have; None: any, and that of "latest" is "lgbm".
         progress: Receives a warning if running services will refuse the version.
@@ -296,23 +303,35 @@ def promote(
     from mltrain.serving.contract_check import check_same_meaning
     from mltrain.store.promotion import promote_version
 
+    check_notify(notify)
     if force and not why:
         raise UsageError("--force needs a reason", hint="add --why TEXT; it is kept in promotions.jsonl")
     if ops is not None:
         import_user_ops(ops)
     store, ref = open_store(data_dir, slot), version_text(version)
+    asked_by, time_ms = by or current_user(), read_clock(now_ms)
     _check_slot(store, ref, slot)
     moved = promote_version(
         store,
         ref,
         force=force,
-        why=why or "promoted by hand",
-        by=by or current_user(),
-        now_ms=read_clock(now_ms),
+        why=why or _PROMOTED,
+        by=asked_by,
+        now_ms=time_ms,
         check=None if other_meaning else check_same_meaning,
     )
     _warn_of_other_meaning(store, moved, read_progress(progress))
     _warn_of_halt(store, read_progress(progress))
+    _note_move(
+        "promotion",
+        moved,
+        store,
+        notify=notify,
+        why=why or _PROMOTED,
+        by=asked_by,
+        now_ms=time_ms,
+        progress=read_progress(progress),
+    )
     return moved
 
 
@@ -322,6 +341,7 @@ def rollback(
     previous: bool = False,
     why: str = "rolled back by hand",
     by: str | None = None,
+    notify: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
     progress: ProgressLike | None = None,
@@ -334,6 +354,8 @@ def rollback(
         previous: Return to the version that was live before the present one; without `version`.
         why: The reason, for the log of promotions.
         by: Who asked, for the log; None: user@host.
+        notify: Queue an event for this address, https or http to this machine, which `notify`, a sentinel or a cycle
+            delivers; None: none.
         data_dir: The data folder.
         slot: The slot; None: that of the version, or "lgbm" with `previous`.
         progress: Receives a warning if running services will refuse the version.
@@ -346,6 +368,7 @@ def rollback(
     """
     from mltrain.store.promotion import roll_back, roll_back_previous
 
+    check_notify(notify)
     if previous and version is not None:
         raise UsageError("give either --previous or a version, not both")
     store, asked_by, time_ms = open_store(data_dir, slot), by or current_user(), read_clock(now_ms)
@@ -358,7 +381,40 @@ def rollback(
         raise UsageError("no version to roll back to", hint="name one, or set previous=True")
     _warn_of_other_meaning(store, moved, read_progress(progress))
     _warn_of_halt(store, read_progress(progress))
+    _note_move(
+        "rollback", moved, store, notify=notify, why=why, by=asked_by, now_ms=time_ms, progress=read_progress(progress)
+    )
     return moved
+
+
+def _note_move(
+    kind: Literal["promotion", "rollback"],
+    moved: Move,
+    store: Store,
+    *,
+    notify: str | None,
+    why: str,
+    by: str,
+    now_ms: int,
+    progress: Progress,
+) -> None:
+    """Queue an event of a move of the pointer, if there is an address for it."""
+    if not moved.moved:
+        return
+    before = moved.from_version
+    warnings = note_event(
+        kind,
+        f"{moved.to_version} is live in the slot {moved.slot}{f' in place of {before}' if before else ''}: {why}",
+        notify=notify,
+        by=by,
+        data_dir=store.data_dir,
+        now_ms=now_ms,
+        slot=moved.slot,
+        version=moved.to_version,
+        details={"from": before, "why": why},
+    )
+    for warning in warnings:
+        progress.warn(warning)
 
 
 def _warn_of_halt(store: Store, progress: Progress) -> None:

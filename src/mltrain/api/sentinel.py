@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mltrain.api.notify import check_notify, note_event, read_receiver
 from mltrain.api.workspace import DATA_DIR, check_path, open_store, read_clock, read_progress
+from mltrain.documents.results import to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,11 +17,13 @@ if TYPE_CHECKING:
     from mltrain.api.workspace import PathText, ProgressLike
     from mltrain.config.halt_config import HaltConfig
     from mltrain.monitoring.sentinel import SentinelStep
+    from mltrain.store.store import Store
 
 
 def sentinel(
     *,
     config: PathText | Mapping[str, Any] | None = None,
+    notify: str | None = None,
     data_dir: PathText = DATA_DIR,
     now_ms: int | None = None,
 ) -> SentinelStep:
@@ -27,6 +31,7 @@ def sentinel(
 
     Args:
         config: Settings that override those of the packaged `halt.yml`: a file, or a mapping.
+        notify: Queue an event of each halt for this address, https or http to this machine; None: none.
         data_dir: The data folder.
         now_ms: The time, ms UTC; None: the machine's clock.
 
@@ -39,17 +44,21 @@ def sentinel(
     """
     from mltrain.monitoring.sentinel import Sentinel
 
-    moment_ms = read_clock(now_ms)
-    watching = Sentinel(open_store(data_dir, None), _read_config(config), now_ms=moment_ms, is_running=False)
+    check_notify(notify)
+    moment_ms, store = read_clock(now_ms), open_store(data_dir, None)
+    watching = Sentinel(store, _read_config(config), now_ms=moment_ms, is_running=False)
     rows, found = 0, watching.step(moment_ms)
     while not found.is_current:
         rows, found = rows + found.rows, watching.step(moment_ms)
-    return replace(found, rows=rows + found.rows)
+    warnings = _note_halts(found, store, notify=notify, now_ms=moment_ms)
+    return replace(found, rows=rows + found.rows, warnings=(*found.warnings, *warnings))
 
 
 def run_sentinel(
     *,
     config: PathText | Mapping[str, Any] | None = None,
+    notify: str | None = None,
+    notify_secret_file: PathText | None = None,
     data_dir: PathText = DATA_DIR,
     progress: ProgressLike | None = None,
     clock: Callable[[], float] = time.time,
@@ -59,6 +68,9 @@ def run_sentinel(
 
     Args:
         config: As in `sentinel`.
+        notify: Queue an event of each halt for this address, https or http to this machine, and deliver it, and what
+            else waits in the queue, in a thread; None: neither.
+        notify_secret_file: File with the secret that events are signed with.
         data_dir: The data folder.
         progress: Receives a warning when an evaluation fails: it then writes no heartbeat, and goes on.
         clock: Returns seconds since 1970, as `time.time` does.
@@ -68,14 +80,56 @@ def run_sentinel(
         An iterator without an end.
 
     Raises:
-        InputError: The configuration is wrong, or there is no models folder, or it has no live version.
+        UsageError: `notify` is no address that is allowed, or has no secret, or others may read its file.
+        InputError: The configuration is wrong, or there is no models folder, or it has no live version; or there is no
+            file of the secret.
         MachineError: The machine refuses to read the models folder.
     """
     from mltrain.monitoring.sentinel import Sentinel, run
 
-    settings = _read_config(config)
-    watching = Sentinel(open_store(data_dir, None), settings, now_ms=int(clock() * 1000), is_running=True)
-    return run(watching, read_progress(progress), every_s=settings.sentinel.every_s, clock=clock, wait=wait)
+    settings, store, shown = _read_config(config), open_store(data_dir, None), read_progress(progress)
+    receiver = read_receiver(notify, notify_secret_file)
+    watching = Sentinel(store, settings, now_ms=int(clock() * 1000), is_running=True)
+    if receiver is None:
+        return run(watching, shown, every_s=settings.sentinel.every_s, clock=clock, wait=wait)
+    from mltrain.monitoring.event_delivery import Courier
+    from mltrain.monitoring.events import EVENTS
+
+    courier = Courier(store.data_dir / EVENTS, receiver, clock=clock)
+
+    def deliver_and_wait(seconds: float) -> None:
+        for warning in courier.poll():
+            shown.warn(warning)
+        wait(seconds)
+
+    def steps() -> Iterator[SentinelStep]:
+        for found in run(watching, shown, every_s=settings.sentinel.every_s, clock=clock, wait=deliver_and_wait):
+            for warning in _note_halts(found, store, notify=notify, now_ms=int(clock() * 1000)):
+                shown.warn(warning)
+            yield found
+
+    return steps()
+
+
+def _note_halts(found: SentinelStep, store: Store, *, notify: str | None, now_ms: int) -> tuple[str, ...]:
+    """Queue an event of each halt that an evaluation put in force; return what did not work."""
+    from mltrain.monitoring.sentinel import BY
+
+    return tuple(
+        warning
+        for each in found.fired
+        if each.trigger in found.halted
+        for warning in note_event(
+            "halt",
+            f"serving was halted by {each.trigger}: {each.sentence}",
+            notify=notify,
+            by=BY,
+            data_dir=store.data_dir,
+            now_ms=now_ms,
+            version=each.version or None,
+            details={"trigger": each.trigger, "evidence": to_plain(each.to_json())},
+        )
+    )
 
 
 def _read_config(config: PathText | Mapping[str, Any] | None) -> HaltConfig:

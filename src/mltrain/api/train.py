@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from mltrain.api.config import read_setting_time
+from mltrain.api.notify import check_notify, note_event
 from mltrain.api.references import read_snapshot, read_version
 from mltrain.api.train_result import DemoPrediction, DemoResult, ExistingVersion, TrainedVersion
 from mltrain.api.workspace import DATA_DIR, check_path, current_user, open_store, read_clock, read_progress
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mltrain.api.workspace import PathText, ProgressLike, Time
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet, Registry
+    from mltrain.monitoring.events import Kind
     from mltrain.pipeline.plan import Plan
     from mltrain.pipeline.request import TrainRequest
     from mltrain.pipeline.train import TrainReport
@@ -54,6 +56,7 @@ def train(
     ops: str | None = None,
     sign: PathText | None = None,
     by: str | None = None,
+    notify: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
     now_ms: int | None = None,
@@ -88,6 +91,8 @@ def train(
         ops: The module of your own ops. **Importing it runs its code.**
         sign: A private key (Ed25519, PEM) to sign the version with.
         by: Who promotes it, for the log; None: user@host.
+        notify: Queue an event of a promotion, a NO-GO or a held GO for this address, https or
+            http to this machine, which `notify`, a sentinel or a cycle delivers; None: none.
         data_dir: The data folder.
         slot: The slot of the version; None: "lgbm".
         now_ms: The time, ms UTC, whose date names the version; None: the machine's clock.
@@ -107,7 +112,8 @@ def train(
     from mltrain.pipeline.train import TrainReport
     from mltrain.pipeline.train import train as run
 
-    shown = read_progress(progress)
+    check_notify(notify)
+    shown, moment_ms = read_progress(progress), read_clock(now_ms)
     request, store = _request(
         snapshot,
         settings={
@@ -135,10 +141,43 @@ def train(
         slot=slot,
         progress=shown,
     )
-    report = run(request, store, now_ms=read_clock(now_ms), progress=shown)
+    report = run(request, store, now_ms=moment_ms, progress=shown)
     if isinstance(report, TrainReport):
-        return describe_training(report)
+        result = describe_training(report)
+        for warning in _note_training(result, store, notify=notify, by=request.by, now_ms=moment_ms):
+            shown.warn(warning)
+        return result
     return ExistingVersion(report.name, report.folder, report.verdict, best=report.live)
+
+
+def _note_training(
+    result: TrainedVersion, store: Store, *, notify: str | None, by: str, now_ms: int
+) -> tuple[str, ...]:
+    """Queue an event of a training, if there is an address for it; return what did not work."""
+    name = f"{result.version} of the slot {store.slot}"
+    failed = [gate for gate in result.gates if gate.outcome == "failed"]
+    kind: Kind
+    if result.promoted:
+        kind, summary = "promotion", f"{name} is live: its gates say GO"
+    elif result.verdict == "NO-GO":
+        reasons = "; ".join(f"{gate.name}: {gate.reason}" for gate in failed)
+        kind, summary = "no-go", f"{name} is NO-GO and was not promoted ({reasons})"
+    elif result.held is not None:
+        kind, summary = "held", f"{name} is GO and was held: {result.held}"
+    else:
+        # GO, and promotion was switched off.
+        return ()
+    return note_event(
+        kind,
+        summary,
+        notify=notify,
+        by=by,
+        data_dir=store.data_dir,
+        now_ms=now_ms,
+        slot=store.slot,
+        version=result.version,
+        details={"verdict": result.verdict, "failed": [gate.name for gate in failed], "snapshot": result.snapshot},
+    )
 
 
 def train_plan(

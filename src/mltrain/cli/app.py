@@ -42,6 +42,7 @@ MODULES: Final = {
     "features": ("features",),
     "verify": ("verify",),
     "sentinel": ("sentinel",),
+    "notify": ("notify",),
     "sim": ("sim",),
     "config": ("config",),
 }
@@ -73,6 +74,7 @@ PANELS: Final = {
         "halt",
         "resume",
         "sentinel",
+        "notify",
         "models",
         "ledger",
     ),

@@ -7,17 +7,18 @@ import os
 import time
 import typing
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from mltrain.cli.address_space import check_address_space
 from mltrain.cli.completion import complete_slot
 from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE, log_line, logs_json
-from mltrain.cli.help import common_option
+from mltrain.cli.delivery import NOTIFY_VARIABLE, SECRET_FILE_VARIABLE, start_delivery
+from mltrain.cli.help import common_option, notify_option
 from mltrain.cli.progress import open_progress
 from mltrain.cli.render import Outcome, show_failure_document, show_outcome
 from mltrain.errors import LeakageError, UsageError
@@ -74,6 +75,25 @@ RequireSignature = Annotated[
     ),
 ]
 
+Notify = Annotated[
+    str | None,
+    notify_option(
+        "--notify",
+        metavar="URL",
+        envvar=NOTIFY_VARIABLE,
+        help="Post an event to this address: https, or http to this machine. Until it is accepted it waits on disk.",
+    ),
+]
+NotifySecretFile = Annotated[
+    Path | None,
+    notify_option(
+        "--notify-secret-file",
+        metavar="FILE",
+        envvar=SECRET_FILE_VARIABLE,
+        help="Secret that events are signed with; other users must not be able to read the file.",
+    ),
+]
+
 DEFAULT_DIR: Final = Path("data")
 
 
@@ -88,6 +108,8 @@ class Session:
         now_ms: The clock, read once: milliseconds since the epoch, UTC.
         progress: Receives stages and warnings; writes to stderr.
         slot: The slot that the user named; None if none was named.
+        notify: The address that events are posted to; None if none was named.
+        notify_secret_file: The file with the secret that events are signed with.
     """
 
     data_dir: Path
@@ -96,6 +118,8 @@ class Session:
     now_ms: int
     progress: CommandProgress
     slot: str | None = None
+    notify: str | None = None
+    notify_secret_file: Path | None = None
 
     def open_store(self, *, signer: Signer | None = None) -> Store:
         """Return the store of the data folder, in the slot that the user named."""
@@ -113,7 +137,12 @@ class Session:
 
 
 def command(
-    *, default_dir: Path = DEFAULT_DIR, opens_versions: bool = False, has_slot: bool = False, need_mb: int = 0
+    *,
+    default_dir: Path = DEFAULT_DIR,
+    opens_versions: bool = False,
+    has_slot: bool = False,
+    notifies: bool = False,
+    need_mb: int = 0,
 ) -> Callable[[Callable[..., Outcome | None]], Callable[..., None]]:
     """Turn a function that takes a Session and options, and returns an Outcome, into a Typer command.
 
@@ -121,6 +150,7 @@ def command(
         default_dir: The data folder if neither the option nor the environment names one.
         opens_versions: Whether to offer --require-signature and --slot.
         has_slot: Whether to offer --slot.
+        notifies: Whether to offer --notify and --notify-secret-file; events that were queued are delivered afterwards.
         need_mb: Address space that the command needs, in MB of 2^20 bytes; see `check_address_space`.
     """
 
@@ -141,14 +171,29 @@ def command(
             if (key := options.pop("require_signature", None)) is not None:
                 # The library reads this variable whenever it opens a version.
                 os.environ[REQUIRE_VARIABLE] = str(key)
+            notify: Any = None
+            secret_file: Any = None
+            if notifies:
+                # A variable that is set to nothing is as good as none.
+                notify, secret_file = options.pop("notify") or None, options.pop("notify_secret_file")
             # A shell expands ~ in a word, but not in a variable of the environment.
             place = Path(os.path.expanduser(data_dir))  # noqa: PTH111 (pathlib's raises without a home)
-            _run(function, options, data_dir=place, slot=slot, as_json=as_json, quiet=quiet)
+            _run(
+                function,
+                options,
+                data_dir=place,
+                slot=slot,
+                as_json=as_json,
+                quiet=quiet,
+                notify=notify,
+                notify_secret_file=secret_file,
+            )
 
         hints = typing.get_type_hints(function, include_extras=True)
         common = {
             **({"require_signature": (RequireSignature, None)} if opens_versions else {}),
             **({"slot": (Slot, None)} if opens_versions or has_slot else {}),
+            **({"notify": (Notify, None), "notify_secret_file": (NotifySecretFile, None)} if notifies else {}),
             "data_dir": (DataDir, default_dir),
             "as_json": (AsJson, False),
             "quiet": (Quiet, False),
@@ -181,12 +226,15 @@ def _run(
     slot: str | None,
     as_json: bool,
     quiet: bool,
+    notify: str | None,
+    notify_secret_file: Path | None,
 ) -> None:
     """Call a command, show its result, and end with its exit code."""
     start_s = time.monotonic()
     with open_progress(shown=not (quiet or as_json), warn=not quiet) as progress:
         warnings.showwarning = _warning_hook(progress)
         session = Session(data_dir, as_json, quiet, now_ms=time.time_ns() // 1_000_000, progress=progress, slot=slot)
+        session = replace(session, notify=notify, notify_secret_file=notify_secret_file)
         try:
             outcome = function(session, **options)
         except LeakageError as err:
@@ -196,7 +244,10 @@ def _run(
     if outcome is None:
         # A group whose command follows.
         return
-    show_outcome(outcome, as_json=as_json)
+    try:
+        show_outcome(outcome, as_json=as_json)
+    finally:
+        start_delivery(data_dir, notify=notify, secret_file=notify_secret_file, progress=progress)
     exit_code = outcome.exit_code if outcome.failure is None else outcome.failure.exit_code
     if logs_json() and not quiet:
         seconds = round(time.monotonic() - start_s, 3)

@@ -52,7 +52,7 @@ def add_commands(app: typer.Typer) -> None:
     add_command(app, "resume", resume, example="mltrain resume --why 'the feed is right again'")
 
 
-@command()
+@command(notifies=True)
 def halt(
     session: Session,
     ctx: typer.Context,
@@ -77,6 +77,7 @@ def halt(
         why,
         mode=mode.value,
         symbols=None if symbols is None else symbols.split(","),
+        notify=session.notify,
         data_dir=session.data_dir,
         now_ms=session.now_ms,
     )
@@ -200,7 +201,7 @@ def _view_drill(drill: DrillResult) -> View:
         yield f"{drill.wrong_answers} answers were given while serving was halted"
 
 
-@command()
+@command(notifies=True)
 def resume(
     session: Session,
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Reason, for the log of halts.")],
@@ -215,8 +216,16 @@ def resume(
     from mltrain.api.halts import resume
 
     result = resume(
-        why, acknowledge=acknowledge or (), force=force, config=config, data_dir=session.data_dir, now_ms=session.now_ms
+        why,
+        acknowledge=acknowledge or (),
+        force=force,
+        config=config,
+        notify=session.notify,
+        data_dir=session.data_dir,
+        now_ms=session.now_ms,
     )
+    for warning in result.warnings:
+        session.progress.warn(warning)
 
     return Outcome(result, lambda: _view_resume(result))
 

@@ -16,6 +16,7 @@ COMMON: Final = "Common options"
 common_option: Final = partial(typer.Option, rich_help_panel=COMMON)
 data_option: Final = partial(typer.Option, rich_help_panel="Data")
 network_option: Final = partial(typer.Option, rich_help_panel="Network")
+notify_option: Final = partial(typer.Option, rich_help_panel="Events")
 search_option: Final = partial(typer.Option, rich_help_panel="Search")
 model_option: Final = partial(typer.Option, rich_help_panel="Model")
 output_option: Final = partial(typer.Option, rich_help_panel="Output")

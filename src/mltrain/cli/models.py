@@ -223,7 +223,7 @@ def models_prune(session: Session, keep: KeepOption, dry_run: DryRunOption = Fal
     return Outcome(done, lambda: view_pruned(done.removed, kept, dry_run=dry_run))
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, notifies=True)
 def promote(
     session: Session,
     ref: VersionArgument,
@@ -248,6 +248,7 @@ def promote(
         other_meaning=other_meaning,
         why=why,
         ops=ops,
+        notify=session.notify,
         data_dir=session.data_dir,
         slot=session.slot,
         progress=session.progress,
@@ -256,7 +257,7 @@ def promote(
     return _moved(moved)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, notifies=True)
 def rollback(
     session: Session,
     version: Annotated[
@@ -276,6 +277,7 @@ def rollback(
             version,
             previous=previous,
             why=why,
+            notify=session.notify,
             data_dir=session.data_dir,
             slot=session.slot,
             progress=session.progress,

@@ -29,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
     add_command(app, "sentinel", sentinel, example="mltrain sentinel --config halt.yml")
 
 
-@command()
+@command(notifies=True)
 def sentinel(
     session: Session,
     once: Annotated[
@@ -44,11 +44,18 @@ def sentinel(
     from mltrain.api.sentinel import run_sentinel, sentinel
 
     if once:
-        found = sentinel(config=config, data_dir=session.data_dir, now_ms=session.now_ms)
+        found = sentinel(config=config, notify=session.notify, data_dir=session.data_dir, now_ms=session.now_ms)
         for warning in found.warnings:
             session.progress.warn(warning)
         return Outcome(found, lambda: _view_evidence(found), exit_code=BREACH if found.fired else 0)
-    for found in run_sentinel(config=config, data_dir=session.data_dir, progress=session.progress):
+    steps = run_sentinel(
+        config=config,
+        notify=session.notify,
+        notify_secret_file=session.notify_secret_file,
+        data_dir=session.data_dir,
+        progress=session.progress,
+    )
+    for found in steps:
         for line in _describe_halts(found, as_json=session.as_json):
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()

@@ -59,7 +59,7 @@ def add_commands(app: typer.Typer) -> None:
     add_command(app, "demo", demo, example="mltrain demo")
 
 
-@command(opens_versions=True, need_mb=LEARNING_MB)
+@command(opens_versions=True, notifies=True, need_mb=LEARNING_MB)
 def train(
     session: Session,
     ref: SnapshotOption = "latest",
@@ -144,7 +144,7 @@ def train(
     if dry_run:
         plan = train_plan(ref, **options)
         return Outcome(plan, lambda: _view_plan(plan))
-    result = train(ref, **options, now_ms=session.now_ms)
+    result = train(ref, **options, notify=session.notify, now_ms=session.now_ms)
     if isinstance(result, ExistingVersion):
         return Outcome(result, lambda: _view_existing(result, result.read_card()))
     exit_code = 0 if result.verdict == "GO" else NoGoError.exit_code

@@ -81,6 +81,7 @@ class ResumeResult(Result):
         resumed: False if serving was running, and nothing was written.
         lifted: The halts that were ended.
         state: What is in force now.
+        warnings: What did not work although serving was resumed, one sentence each.
     """
 
     SCHEMA: ClassVar[str] = "resume/1"
@@ -88,6 +89,7 @@ class ResumeResult(Result):
     resumed: bool
     lifted: tuple[Halt, ...]
     state: HaltState
+    warnings: tuple[str, ...] = ()
 
 
 def read_halts(models: Path) -> HaltState:

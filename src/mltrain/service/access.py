@@ -11,16 +11,14 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
-import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError, UsageError
 from mltrain.names import show
 from mltrain.storage.descriptors import real_path
-from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.hashing import sha256_bytes
-from mltrain.storage.reading import read_file
+from mltrain.storage.reading import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +33,6 @@ _LOOPBACK_NAMES: Final = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9
 # At least 128 bits in hexadecimal; nothing that a header cannot hold.
 _TOKEN: Final = re.compile(r"[!-~]{32,512}")
 _MAX_TOKEN_BYTES: Final = 1_024
-# Others must not read it, and the group must not write it: secrets are often mounted readable for the group.
-_FORBIDDEN_MODE: Final = stat.S_IWGRP | stat.S_IRWXO
 _HOW_TO_MAKE_ONE: Final = "make one with `(umask 077; openssl rand -hex 32 > token)`"
 # Headers by which a proxy says that the request is not of the client that is connected.
 _FORWARDED: Final = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
@@ -106,15 +102,7 @@ def read_token(path: Path) -> Token:
         UsageError: Others may read the file, or its group may write it.
         InputError: There is no such file, or it holds no token.
     """
-    file = real_path(path)
-    data = read_file(file, max_bytes=_MAX_TOKEN_BYTES, what="the token file")
-    with disk_errors(path, "read"):
-        mode = file.stat().st_mode
-    if mode & _FORBIDDEN_MODE:
-        raise UsageError(
-            f"the token file {path} has the mode {stat.S_IMODE(mode):04o}: other users must not read or write it",
-            hint=f"chmod 600 {path}",
-        )
+    data = read_secret(real_path(path), max_bytes=_MAX_TOKEN_BYTES, what="the token file")
     text = data.decode("ascii", "replace").strip()
     if _TOKEN.fullmatch(text) is None:
         raise InputError(

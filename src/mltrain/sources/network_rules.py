@@ -72,24 +72,48 @@ def check_base_url(url: str) -> str:
     >>> check_base_url("https://data-api.binance.vision/")
     'https://data-api.binance.vision'
     """
-    reason = ""
+    reason = _find_problem(url)
+    if not reason and "?" in url:
+        reason = "it must not contain a query"
+    if not reason and "testnet" in (urlsplit(url).hostname or ""):
+        reason = "prices on a test network are made up"
+    if reason:
+        raise UsageError(f"{show(url)} cannot be the address of an exchange: {reason}")
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}".rstrip("/")
+
+
+def check_receiver_url(url: str) -> str:
+    """Check the address that events are posted to (https, or http to this machine), and return it.
+
+    It may hold a query. No message shows it, because it may hold a secret.
+
+    Raises:
+        UsageError: The text is not an address, or the address is not allowed.
+
+    >>> check_receiver_url("https://alerts.example.com/hook?team=ml")
+    'https://alerts.example.com/hook?team=ml'
+    """
+    if reason := _find_problem(url):
+        raise UsageError(f"events cannot be posted to the given address: {reason}")
+    return url
+
+
+def _find_problem(url: str) -> str:
+    """Return what is wrong with an address that is to be reached by https, or by http on this machine; "": nothing."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as err:
-        raise UsageError(f"{show(url)} is not an address: {err}") from err
+        return f"it is not an address: {err}"
     is_plain = url.isascii() and url.isprintable() and not set(url) & {" ", "\\"} and len(url) <= _MAX_URL_CHARACTERS
     if not is_plain or not _is_host(host, parts.netloc) or port == 0 or parts.netloc.endswith(":"):
-        reason = "write it like https://data-api.binance.vision"
-    elif parts.username is not None or set(url) & {"?", "#"}:
-        reason = "it must not contain a user, a query or a fragment"
-    elif parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
-        reason = "only https, or http to 127.0.0.1"
-    elif "testnet" in host:
-        reason = "prices on a test network are made up"
-    if reason:
-        raise UsageError(f"{show(url)} cannot be the address of an exchange: {reason}")
-    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}".rstrip("/")
+        return "write it like https://data-api.binance.vision"
+    if parts.username is not None or "#" in url:
+        return "it must not contain a user or a fragment"
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        return "only https, or http to 127.0.0.1"
+    return ""
 
 
 def is_loopback(host: str) -> bool:
