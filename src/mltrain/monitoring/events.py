@@ -53,7 +53,7 @@ class Event(Result):
         id: Its identity, the same at each attempt: a receiver that has seen it already drops a repeat.
         when: When it happened, UTC, such as 2025-10-15T12:00:00Z.
         kind: What happened: "halt", "resume", "promotion", "rollback"; "no-go" or "held": a training whose version was
-            not promoted; "round-missed" or "round-failed": of `mltrain cycle`; "test": nothing.
+            not promoted; "round-missed" or "round-failed": of a scheduled training; "test": nothing.
         summary: What happened, in one sentence.
         by: Who asked, such as user@host.
         host: Name of the machine.
