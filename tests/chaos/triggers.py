@@ -113,9 +113,9 @@ def sure_wealth(kind, p, is_up, horizon):
     """Return the sure wealth after each bar, shape (streams, bars), as `martingales.Wealth` has it bar by bar."""
     streams, bars = p.shape
     assert bars % horizon == 0, "whole rounds of residues"
-    total, begin, count = np.zeros_like(p), 0.0, 0
+    total, begin = np.zeros_like(p), 0.0
     for payoff, chosen in payoffs_of(kind, p, is_up):
-        for share in [*BETS[kind].shares, *chosen]:
+        for share, weight in zip([*BETS[kind].shares, *chosen], BETS[kind].weights, strict=True):
             growth = np.ones_like(payoff)
             if isinstance(share, float):
                 first = share
@@ -127,12 +127,11 @@ def sure_wealth(kind, p, is_up, horizon):
                 np.log(growth, out=growth)
             won = np.cumsum(growth.reshape(streams, -1, horizon), axis=1).reshape(streams, bars)
             np.exp(np.minimum(won, 600, out=won), out=won)
-            total += won * (1 - share) if horizon > 1 else won
-            begin += 1 - first if horizon > 1 else 1
-            count += 1
+            total += weight * (won * (1 - share) if horizon > 1 else won)
+            begin += weight * (1 - first if horizon > 1 else 1)
     # One residue changes at each bar; the others keep their wealth.
     before = np.concatenate([np.full((streams, horizon), begin), total[:, :-horizon]], axis=1)
-    return (begin + np.cumsum(total - before, axis=1) / horizon) / count
+    return (begin + np.cumsum(total - before, axis=1) / horizon) / BETS[kind].count
 
 
 def first_bar(is_breach):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ OUTCOMES = st.builds(Outcome, PROBABILITIES, st.integers(0, 1), st.floats(0.01, 
 BARS = st.lists(st.lists(OUTCOMES, min_size=1, max_size=4), max_size=30)
 TOLERANCE = 0.01
 # Stakes everything on each of two payoffs.
-BOLD = Bets("", calibration_payoffs, 2, (1.0,), ())
+BOLD = Bets("", calibration_payoffs, 2, (1.0,), (1.0,), ())
 
 
 def naive_payoffs(kind, outcomes, answered):
@@ -39,7 +38,7 @@ def naive_payoffs(kind, outcomes, answered):
 
 
 def naive_wealth(kind, bars, horizon):
-    """Return the mean of the products of 1 + share x payoff, and the same with every open bet lost."""
+    """Return the weighted mean of the products of 1 + share x payoff, and the same with every open bet lost."""
     bets, shares_at = KINDS[kind], []
     paid = [naive_payoffs(kind, outcomes, len(outcomes) + 1) for outcomes in bars]
 
@@ -63,9 +62,10 @@ def naive_wealth(kind, bars, horizon):
                 while bar < len(bars):
                     product *= 1 + shares_at[bar][bet] * paid[bar][payoff]
                     bar += horizon
-                wealth.append(product)
-                sure.append(product * (1 - shares_at[bar][bet] if horizon > 1 else 1))
-    return fmean(wealth), fmean(sure)
+                weight = bets.weights[bet] / bets.count / horizon
+                wealth.append(weight * product)
+                sure.append(weight * product * (1 - shares_at[bar][bet] if horizon > 1 else 1))
+    return sum(wealth), sum(sure)
 
 
 def wealth_of(kind, bars, horizon=1):
@@ -96,8 +96,8 @@ def test_wealth_is_never_negative_and_ignores_the_order_of_symbols(kind, bars, h
     shuffled = [data.draw(st.permutations(outcomes)) for outcomes in bars]
     found, again = wealth_of(kind, bars, horizon), wealth_of(kind, shuffled, horizon)
 
-    assert wealth_of(kind, [], horizon).wealth == 1
-    assert found.wealth >= found.sure_wealth >= 0
+    assert wealth_of(kind, [], horizon).wealth == pytest.approx(1)
+    assert found.wealth * (1 + 1e-12) >= found.sure_wealth >= 0
     assert (found.wealth, found.sure_wealth) == (again.wealth, again.sure_wealth)
 
 
