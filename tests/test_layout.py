@@ -65,6 +65,8 @@ LIGHT = (
     "store/promotion.py",
     "store/publishing.py",
     "killswitch",
+    "monitoring/status.py",
+    "monitoring/status_reader.py",
     "api",
     "cli",
 )

@@ -219,6 +219,11 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("snapshots prune",),
         "The snapshots that were removed and kept.",
     ),
+    "status/1": Document(
+        "mltrain.monitoring.status:Status",
+        ("status",),
+        "What is live, how old everything is, and what is overdue or wrong; with --check, exit code 4 if anything is.",
+    ),
     "studies-prune/1": Document(
         "mltrain.pipeline.study_pruning:PrunedStudies", ("studies prune",), "The journals that were removed and kept."
     ),

@@ -165,10 +165,12 @@ def exit_codes_page() -> str:
 
 
 def configuration_page() -> str:
-    """Return the page of the keys of train.yml and halt.yml, and of the environment variables."""
+    """Return the page of the keys of train.yml, halt.yml and operate.yml, and of the environment variables."""
     from mltrain.store.signature import REQUIRE_VARIABLE
 
-    text, halt_text = ((ROOT / "configs" / name).read_text("utf-8") for name in ("train.yml", "halt.yml"))
+    text, halt_text, operate_text = (
+        (ROOT / "configs" / name).read_text("utf-8") for name in ("train.yml", "halt.yml", "operate.yml")
+    )
     variables: dict[str, str] = {}
     for _, command in all_commands():
         for parameter in command.params:
@@ -182,6 +184,8 @@ def configuration_page() -> str:
         "The features are declared in a separate file, the registry: see [ops](ops.md).\n\n"
         "## halt.yml\n\nThe triggers of the kill switch. Name your own file with `mltrain sentinel --config FILE`.\n\n"
         f"```yaml\n{halt_text}```\n\n"
+        "## operate.yml\n\nThe limits of the [status](../status.md); your own file: `mltrain status --config FILE`.\n\n"
+        f"```yaml\n{operate_text}```\n\n"
         "## Environment variables\n\n"
         + _table(("variable", "meaning"), rows)
         + "\n`NO_COLOR` and pipes are honoured. The usual proxy variables count only with `--use-env-proxy`.\n"

@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from mltrain.api.snapshots import snapshot_rebuild as snapshot_rebuild
     from mltrain.api.snapshots import snapshots_diff as snapshots_diff
     from mltrain.api.snapshots import snapshots_prune as snapshots_prune
+    from mltrain.api.status import status as status
     from mltrain.api.studies import list_studies as list_studies
     from mltrain.api.studies import studies_prune as studies_prune
     from mltrain.api.train import demo as demo
@@ -237,6 +238,7 @@ HOME: Final = {
     "snapshot_rebuild": "mltrain.api.snapshots",
     "snapshots_diff": "mltrain.api.snapshots",
     "snapshots_prune": "mltrain.api.snapshots",
+    "status": "mltrain.api.status",
     "studies_prune": "mltrain.api.studies",
     "train": "mltrain.api.train",
     "train_plan": "mltrain.api.train",
@@ -353,6 +355,7 @@ __all__ = [
     "snapshot_rebuild",
     "snapshots_diff",
     "snapshots_prune",
+    "status",
     "studies_prune",
     "train",
     "train_plan",

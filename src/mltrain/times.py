@@ -172,6 +172,19 @@ def format_ms(time_ms: int) -> str:
     return f"{text}.{time_ms % 1000:03d}Z" if time_ms % 1000 else f"{text}Z"
 
 
+def format_age(seconds: float) -> str:
+    """Return an age with one unit.
+
+    >>> format_age(42), format_age(600), format_age(7_200), format_age(400_000)
+    ('42 s', '10 min', '2.0 h', '4.6 days')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
 def format_seconds(time_ms: int) -> str:
     """Return a time in ms UTC as ISO 8601, rounded down to the second.
 

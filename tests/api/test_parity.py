@@ -70,6 +70,11 @@ def with_ledger(data_dir):
     write_ledger(data_dir, now_ms=NOW_MS)
 
 
+def with_limits(data_dir):
+    """Write an operate.yml into the data folder."""
+    data_dir.joinpath("own.yml").write_text("candles: {max_age_h: 1}\n", "utf-8")
+
+
 def with_files(data_dir):
     """Write a small registry, and what `features check` reads, to the working directory."""
     data_dir.with_name("small.yml").write_text(SMALL, "utf-8")
@@ -184,6 +189,14 @@ CASES = [
     Case("snapshots", mt.list_snapshots),
     Case("snapshots diff", partial(mt.snapshots_diff, "latest", "latest")),
     Case("snapshots prune", partial(mt.snapshots_prune, keep=1)),
+    # status
+    Case("status", mt.status),
+    Case(
+        "status",
+        partial(mt.status, config={"candles": {"max_age_h": 1}}, slot="lgbm"),
+        ("--config", "data/own.yml", "--slot", "lgbm"),
+        prepare=with_limits,
+    ),
     # studies
     Case("studies", mt.list_studies),
     Case("studies prune", partial(mt.studies_prune, older_than=90)),

@@ -154,6 +154,7 @@ def operate(run: mt.TrainResult) -> None:
     print(predictions[0].p, written.rows)
     print([each.sentence for each in mt.sentinel(config={"triggers": {"loss": {"mode": "off"}}}).fired])
     print(next(mt.run_sentinel(config="halt.yml")).halted)
+    print([each.sentence for each in mt.status(config={"training": {"every_h": None}}, slot="btc-1m").problems])
     ledger = mt.Ledger("data/ledger")
     recorded = mt.load("best:btc-1m", ledger=ledger)
     print(recorded.predict_candles("candles.parquet"), [row.p for row in mt.read_ledger("data/ledger")])

@@ -38,6 +38,7 @@ from mltrain.cli import (
     predict,
     sentinel,
     snapshots,
+    status,
     studies,
     train,
     verify,
@@ -47,11 +48,13 @@ from mltrain.cli.command import Session
 from mltrain.cli.progress import CommandProgress
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal
+from mltrain.config.loading import load_operate_config
 from mltrain.killswitch.heartbeat import beat
 from mltrain.killswitch.switch import halt, resume
 from mltrain.monitoring.drill import DrillResult, DrillTimes
 from mltrain.monitoring.event_delivery import Delivery, WaitingEvent
 from mltrain.monitoring.sentinel import SentinelStep
+from mltrain.monitoring.status_reader import find_status
 from mltrain.monitoring.triggers import Evidence
 from mltrain.pipeline.export_features import ExportedFeatures
 from mltrain.store.promotion import promote_version
@@ -60,6 +63,7 @@ from mltrain.store.store import Store
 from mltrain.times import day_name
 from support.backtests import make_result
 from support.ledgers import write_ledger
+from support.operated import BEAT_S, HELD, answered, operate, publish, record
 from support.record import NOW_MS, read, read_card
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -259,6 +263,24 @@ def armed(session):
     return api_halts.halt_arm(**said)
 
 
+def operated(*, is_late=False):
+    """Return the status of a folder an hour after its first training; or a month later, halted and damaged."""
+    store = Store(Path("operated"))
+    shutil.rmtree(store.data_dir, ignore_errors=True)
+    operate(store)
+    publish(store, now_ms=NOW_MS + 3_600_000, held=HELD)
+    now_ms = NOW_MS + 3_600_000
+    if is_late:
+        failed = [("skill", "0.4 pp, lower end -1.2"), ("calibration", "0.12")]
+        publish(store, verdict="NO-GO", now_ms=now_ms + 86_400_000, failed=failed)
+        record(store.data_dir, [answered(60 + minute, refused="stale") for minute in range(1, 31)])
+        halt(store.models, why="wrong prices since 14:00", by="me@host", now_ms=NOW_MS)
+        (store.models / "2025-10-15.2" / "manifest.json").write_text("{}")
+        now_ms += 31 * 86_400_000
+    limits = load_operate_config(None)
+    return find_status(store, limits, now_ms=now_ms, boot_s=lambda: BEAT_S + (2_000 if is_late else 1))
+
+
 def with_backtests(session):
     """Return the session, with two backtests in its data folder."""
     shutil.rmtree(session.data_dir / "backtests", ignore_errors=True)
@@ -345,6 +367,9 @@ SCENES = {
     "predict": lambda _: predict._view_result(predictions(), explain=False, quiet=False),
     "sentinel": lambda _: sentinel._view_evidence(WATCHED),
     "sentinel (quiet)": lambda _: sentinel._view_evidence(replace(WATCHED, evidence=(STALE,), halted=())),
+    "status": lambda _: status._view(operated()),
+    "status (alert)": lambda _: status._view(operated(is_late=True)),
+    "status --check": lambda _: status._view_problems(operated(is_late=True)),
     "predict --explain": lambda _: predict._view_result(predictions(), explain=True, quiet=False),
 }
 # serve and sim print addresses, and only once they listen; card schema a file of the package, as it is.

@@ -9,9 +9,12 @@ import pytest
 import typer
 
 from mltrain.cli.app import GROUPS, MODULES, load_commands
+from support.operated import answered, record
 from support.program import NEUTRAL, call
 
 LIBRARIES = ("numpy", "polars", "pyarrow", "lightgbm", "sklearn", "scipy", "optuna", "httpx", "matplotlib", "pandas")
+# After every promotion.
+LATER = "2100-01-01T00:00:00.000Z"
 CODE = """
 import atexit, sys
 sys.argv = ["mltrain", *sys.argv[1:]]
@@ -62,6 +65,16 @@ def test_a_quick_command_loads_nothing_heavy(words, data_dir):
     if words != ["--help"]:
         homes = {name.rpartition(".")[2] for name in modules if name.startswith("mltrain.cli.")} & set(MODULES)
         assert homes == {"models"}
+
+
+def test_a_status_loads_no_learner(data_dir):
+    """Without answers not even NumPy, and in a pipe no Rich: a health check runs it every minute."""
+    modules = {name.partition(".")[0] for name in loaded("status", "--data-dir", data_dir)}
+    assert modules & {*LIBRARIES, "rich"} == set()
+    record(data_dir, [answered(1, version=(data_dir / "models" / "best_lgbm").readlink().name, at=LATER)])
+
+    modules = {name.partition(".")[0] for name in loaded("status", "--data-dir", data_dir)}
+    assert modules & {*LIBRARIES, "rich"} == {"numpy"}
 
 
 def test_a_prediction_does_not_load_scikit_learn(data_dir):

@@ -43,6 +43,7 @@ MODULES: Final = {
     "verify": ("verify",),
     "sentinel": ("sentinel",),
     "notify": ("notify",),
+    "status": ("status",),
     "sim": ("sim",),
     "config": ("config",),
 }
@@ -69,6 +70,7 @@ PANELS: Final = {
     "Serve and operate": (
         "predict",
         "serve",
+        "status",
         "promote",
         "rollback",
         "halt",

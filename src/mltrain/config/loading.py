@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from mltrain.config.halt_config import HaltConfig
-from mltrain.config.train_config import TrainConfig
 from mltrain.documents.records import read_record
 from mltrain.documents.results import to_plain
 from mltrain.documents.strict_yaml import parse_yaml
@@ -21,6 +19,9 @@ from mltrain.storage.reading import read_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mltrain.config.halt_config import HaltConfig
+    from mltrain.config.operate_config import OperateConfig
+    from mltrain.config.train_config import TrainConfig
     from mltrain.documents.values import Json
 
 MAX_FILE_BYTES: Final = 1 << 20
@@ -87,11 +88,17 @@ def load_halt_config(source: Path | Mapping[str, Any] | None) -> HaltConfig:
         InputError: A file is unreadable, has an unknown key, a missing value or one out of its range; the message
             names every violation with its line.
     """
-    defaults = _read_yaml(packaged_config("halt.yml"))[0]
-    if source is None:
-        return read_record(defaults, HaltConfig)
-    user = _read_user_config(source)
-    return read_record(replace(user, value=_merge(defaults.value, user.value)), HaltConfig)
+    # Each has many records, whose classes take as long to make as a short command.
+    from mltrain.config.halt_config import HaltConfig
+
+    return read_record(_read_layers("halt.yml", source), HaltConfig)
+
+
+def load_operate_config(source: Path | Mapping[str, Any] | None) -> OperateConfig:
+    """Load the limits of the status: the packaged operate.yml, the user's file over it; as `load_halt_config`."""
+    from mltrain.config.operate_config import OperateConfig
+
+    return read_record(_read_layers("operate.yml", source), OperateConfig)
 
 
 def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple[Setting, ...]:
@@ -128,6 +135,8 @@ def comment_config() -> str:
 
 def _load(user: Located | None, overrides: Mapping[str, Json]) -> TrainConfig:
     """Return the configuration: the packaged defaults, the user's parsed file over them, options over both."""
+    from mltrain.config.train_config import TrainConfig
+
     defaults = _read_yaml(packaged_config("train.yml"))[0]
     merged = defaults if user is None else replace(user, value=_lay_over(defaults.value, _drop_retired(user.value)))
     config = read_record(merged, TrainConfig)
@@ -143,6 +152,15 @@ def _load(user: Located | None, overrides: Mapping[str, Json]) -> TrainConfig:
         return read_record(Located(_lay_over(merged.value, _drop_retired(given)), "options"), TrainConfig)
     except InputError as err:
         raise UsageError(err.message, hint=err.hint) from err
+
+
+def _read_layers(name: str, source: Path | Mapping[str, Any] | None) -> Located:
+    """Return a packaged file, with what a user's file or mapping has in place of its values."""
+    defaults = _read_yaml(packaged_config(name))[0]
+    if source is None:
+        return defaults
+    user = _read_user_config(source)
+    return replace(user, value=_merge(defaults.value, user.value))
 
 
 def _read_yaml(path: Path) -> tuple[Located, bytes]:

@@ -98,6 +98,18 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
+def read_heartbeat(models: Path) -> Heartbeat:
+    """Return the last heartbeat.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+        MachineError: The machine refuses to read it.
+    """
+    path = models / HEARTBEAT_FILE
+    data = read_file(path, max_bytes=_MAX_BYTES, what="the heartbeat")
+    return read_record(Located(parse_json(data, where=str(path)), str(path)), Heartbeat)
+
+
 def find_silence(models: Path, timeout_s: float, *, clock: Callable[[], float] = boot_clock) -> str | None:
     """Return why the sentinel counts as silent, for a message; None: it is at work.
 
@@ -106,10 +118,8 @@ def find_silence(models: Path, timeout_s: float, *, clock: Callable[[], float] =
         timeout_s: Seconds after which a heartbeat is too old.
         clock: Returns seconds by the boot clock.
     """
-    path = models / HEARTBEAT_FILE
     try:
-        data = read_file(path, max_bytes=_MAX_BYTES, what="the heartbeat")
-        last = read_record(Located(parse_json(data, where=str(path)), str(path)), Heartbeat)
+        last = read_heartbeat(models)
     except MltrainError as err:
         return err.message
     if last.boot_id != boot_id():

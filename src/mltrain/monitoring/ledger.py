@@ -680,20 +680,22 @@ def read_ledger(
     return (row for row in LedgerTail(folder, since_ms=since_ms).new_rows() if until is None or row.at < until)
 
 
-def read_newest(folder: Path, count: int) -> list[LedgerRow]:
-    """Return up to `count` of the newest rows of a ledger, newest first; that none was removed is not checked.
+def newest_rows(folder: Path) -> Iterator[LedgerRow]:
+    """Yield the rows of a ledger, newest first; that none was removed is not checked.
 
     Raises:
         InputError: A line was changed; the message names its file.
         MachineError: A file cannot be read.
     """
-    rows: list[LedgerRow] = []
     for path in reversed(list_days(folder)):
         with opened_for_reading(path, _MAX_FILE_BYTES, "the ledger") as fd:
-            rows += [_read_line(line, str(path))[0] for line in islice(_read_backwards(fd), count - len(rows))]
-        if len(rows) == count:
-            break
-    return rows
+            for line in _read_backwards(fd):
+                yield _read_line(line, str(path))[0]
+
+
+def read_newest(folder: Path, count: int) -> list[LedgerRow]:
+    """Return up to `count` of the newest rows of a ledger, newest first; errors as in `newest_rows`."""
+    return list(islice(newest_rows(folder), count))
 
 
 @dataclass(frozen=True, slots=True)

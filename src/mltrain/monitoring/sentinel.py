@@ -245,6 +245,17 @@ def read_facts(store: Store) -> tuple[VersionFacts, int]:
     where = str(version.folder / CARD_FILE)
     data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
     card = ModelCard.from_json(parse_json(data, where=where, max_bytes=MAX_CARD_BYTES))
+    entries = [entry for entry in store.history().entries if entry.happened and entry.to_version == version.name]
+    live_since_ms = parse_time(entries[-1].when) if entries else 0
+    return facts_of_card(card, version.name, where=where), live_since_ms
+
+
+def facts_of_card(card: ModelCard, version: str, *, where: str) -> VersionFacts:
+    """Return what the triggers need to know of a version; `where` is the name of its card in messages.
+
+    Raises:
+        InputError: The card lacks what they need.
+    """
     label, interval = dict(card.entries("train", "label")), card.text("train", "interval")
     budget_ms = card.number("lineage", "config", "gates", "latency_p95_ms")
     if not label or interval is None or budget_ms is None or not card.symbols:
@@ -258,10 +269,8 @@ def read_facts(store: Store) -> tuple[VersionFacts, int]:
         symbol: min(max(share.get(symbol) or card.train_up_share, _SMALLEST_BASE), 1 - _SMALLEST_BASE)
         for symbol in card.symbols
     }
-    entries = [entry for entry in store.history().entries if entry.happened and entry.to_version == version.name]
-    live_since_ms = parse_time(entries[-1].when) if entries else 0
     read_label = read_record(Located(label, f"{where}: train.label"), LabelSpec)
-    return VersionFacts(version.name, interval_ms(interval), read_label, bases, budget_ms), live_since_ms
+    return VersionFacts(version, interval_ms(interval), read_label, bases, budget_ms)
 
 
 def find_condition(store: Store, config: HaltConfig, halted: Halt, *, now_ms: int) -> str | None:

@@ -11,7 +11,8 @@ from mltrain.documents.results import Result
 from mltrain.errors import InputError
 from mltrain.names import SNAPSHOT
 from mltrain.pipeline.study_pruning import STUDIES
-from mltrain.snapshots.snapshot import FOLDER, LATEST, list_snapshots, open_snapshot
+from mltrain.snapshots import FOLDER, LATEST
+from mltrain.snapshots.snapshot import list_snapshots, open_snapshot
 from mltrain.storage.folders import remove_folder
 from mltrain.storage.locks import is_locked, lock_folder
 from mltrain.storage.reading import read_pointer

@@ -24,7 +24,8 @@ from mltrain.pipeline.prepare import prepare
 from mltrain.pipeline.retrain import find_same_version
 from mltrain.pipeline.study_pruning import STUDIES
 from mltrain.pipeline.write_version import publish
-from mltrain.snapshots.snapshot import FOLDER, open_snapshot
+from mltrain.snapshots import FOLDER
+from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.folders import make_folder
 from mltrain.storage.locks import hold_lock, lock_folder

@@ -27,7 +27,7 @@ from mltrain.report.scales import linear_scale, widen
 from mltrain.report.svg import Missing, Plot, make_figure
 from mltrain.report.texts import DASH, format_number, format_percent
 from mltrain.store.listing import list_models
-from mltrain.times import format_seconds, interval_ms
+from mltrain.times import format_age, format_seconds, interval_ms
 from mltrain.training.metrics import ece, reliability_table
 
 if TYPE_CHECKING:
@@ -295,16 +295,3 @@ def _list_figures(row: ModelRow) -> Sequence[str]:
 def _as_shown(time: str | None) -> str:
     """Return a time such as 2025-10-15T12:00:00Z as tables show it; a dash for None."""
     return DASH if time is None else time.replace("T", " ").removesuffix("Z")
-
-
-def format_age(seconds: float) -> str:
-    """Return an age with one unit.
-
-    >>> format_age(42), format_age(600), format_age(7_200), format_age(400_000)
-    ('42 s', '10 min', '2.0 h', '4.6 days')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7_200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

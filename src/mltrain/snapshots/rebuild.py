@@ -20,7 +20,7 @@ from mltrain.candles.funding import encode_funding, funding_sha256
 from mltrain.candles.input_tables import InputSpec
 from mltrain.errors import InputError, MachineError
 from mltrain.names import join_first
-from mltrain.snapshots.snapshot import FOLDER
+from mltrain.snapshots import FOLDER
 from mltrain.snapshots.snapshot_record import FUNDING_FILE, file_name
 from mltrain.snapshots.stored_inputs import load_inputs, store_input
 from mltrain.snapshots.take import funding_in_window

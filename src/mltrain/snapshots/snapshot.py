@@ -19,6 +19,7 @@ from mltrain.candles.input_tables import decode_input
 from mltrain.documents.records import to_json
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, join_first, nearest, read_folder, show
+from mltrain.snapshots import FOLDER, LATEST
 from mltrain.snapshots.snapshot_record import (
     FUNDING_FILE,
     KIND,
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from mltrain.candles.diff import FrameDiff
     from mltrain.candles.input_tables import InputSpec, InputTable
     from mltrain.storage.manifest import Manifest
-
-FOLDER: Final = "snapshots"
-LATEST: Final = "latest"
 
 _MAX_NAMED_BLOCKS: Final = 10
 

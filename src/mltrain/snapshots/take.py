@@ -25,7 +25,8 @@ from mltrain.candles.funding import LONGEST_INTERVAL_MS, encode_funding, read_fu
 from mltrain.documents.results import HIDDEN, Result
 from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.names import join_first
-from mltrain.snapshots.snapshot import FOLDER, LATEST, open_named, verify_snapshot
+from mltrain.snapshots import FOLDER, LATEST
+from mltrain.snapshots.snapshot import open_named, verify_snapshot
 from mltrain.snapshots.snapshot_record import (
     FUNDING_FILE,
     FundingFacts,

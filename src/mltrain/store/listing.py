@@ -86,7 +86,7 @@ def _row(row: VersionRow) -> ModelRow:
     version, problem, card = row.version, row.problem, ModelCard({})
     if version is not None:
         try:
-            card = _read_card_without_schema(version)
+            card = read_card_without_schema(version)
         except InputError as err:
             problem = err.message
     return ModelRow(
@@ -108,8 +108,13 @@ def _row(row: VersionRow) -> ModelRow:
     )
 
 
-def _read_card_without_schema(version: StoredVersion) -> ModelCard:
-    """Return a card whose hash is right; a check of its schema would take longer than the whole listing."""
+def read_card_without_schema(version: StoredVersion) -> ModelCard:
+    """Return a card whose hash is right; a check of its schema would take longer than a whole listing.
+
+    Raises:
+        InputError: The card is missing or changed, or is none.
+        MachineError: The machine refuses to read.
+    """
     where = str(version.folder / CARD_FILE)
     card = ModelCard.from_json(parse_json(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where))
     if not card.section("train").document or not card.section("metrics").document:

@@ -25,7 +25,7 @@ from mltrain.documents.results import Result
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError
 from mltrain.names import SNAPSHOT, VERSION, show
-from mltrain.snapshots.snapshot import FOLDER
+from mltrain.snapshots import FOLDER
 from mltrain.snapshots.snapshot_record import KIND
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.folders import make_folder, staged_folder

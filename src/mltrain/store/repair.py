@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError
 from mltrain.names import SNAPSHOT, VERSION, show
-from mltrain.snapshots.snapshot import FOLDER, LATEST, list_snapshots
+from mltrain.snapshots import FOLDER, LATEST
+from mltrain.snapshots.snapshot import list_snapshots
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.folders import remove_folder
 from mltrain.storage.hashing import hash_file
