@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 
 import pytest
 
@@ -79,7 +80,7 @@ class TestHaltGate:
     def test_the_files_are_read_when_they_change_alone(self, tmp_path, monkeypatch):
         """Otherwise a check costs two `lstat`."""
         reads = []
-        monkeypatch.setattr(gate_module, "read_halts", lambda models: reads.append(models) or gate_module._RUNNING)
+        monkeypatch.setattr(gate_module, "load_halts", lambda models: reads.append(models) or gate_module._RUNNING)
         gate = HaltGate(tmp_path)
         for _ in range(3):
             gate.check(None)
@@ -87,11 +88,37 @@ class TestHaltGate:
         gate.check(None)
         assert len(reads) == 2
 
-    def test_files_that_have_gone_are_lost(self, tmp_path):
-        """As with a disk that was taken away; a process that starts then has never seen them."""
+    def test_a_folder_that_has_gone_is_lost(self, tmp_path):
+        """It is halted elsewhere then, and this process would not see that."""
+        (tmp_path / "models").mkdir()
         gate = HaltGate(tmp_path / "models")
         seen = [reason(gate)]
+        (tmp_path / "models").rename(tmp_path / "elsewhere")
+        seen.append(reason(gate))
+        (tmp_path / "elsewhere").rename(tmp_path / "models")
+        seen.append(reason(gate))
+        assert seen == [None, "halted", None]
+
+    def test_what_the_machine_failed_to_read_is_read_again(self, tmp_path):
+        """A process that had no descriptor left is not halted until the next change."""
+        halt(tmp_path, why="a test", **NOW)
+        gate = HaltGate(tmp_path)
+        resume(tmp_path, why="again", **NOW)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Below every descriptor that is open already.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            starved = gate.state()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "Too many open files" in starved.halts[0].why
+        assert gate.state().is_running
+
+    def test_files_that_have_gone_are_lost(self, tmp_path):
+        """As with a disk that was taken away; a process that starts then has never seen them."""
         (tmp_path / "models").mkdir()
+        gate = HaltGate(tmp_path / "models")
+        seen = [reason(gate)]
         halt(tmp_path / "models", why="a test", **NOW)
         resume(tmp_path / "models", why="again", **NOW)
         seen.append(reason(gate))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -297,6 +299,88 @@ class TestDamage:
         (models / HALT_FILE).unlink()
         assert [each.why for each in read_halts(models).halts][:-1] == ["second"]
 
+    @pytest.mark.parametrize("name", [HALT_FILE, LOG_FILE])
+    @pytest.mark.parametrize("kind", ["empty", "cut", "absent", "foreign line"])
+    def test_nothing_but_a_resume_ends_what_damage_halts(self, resumed, name, kind):
+        """A halt of one symbol, an arming and a disarming write the state again, and the others stay halted."""
+        path = resumed / name
+        match kind:
+            case "empty":
+                path.write_bytes(b"")
+            case "cut":
+                path.write_bytes(path.read_bytes()[:-5])
+            case "absent":
+                path.unlink()
+            case "foreign line":
+                with path.open("ab") as file:
+                    file.write(b"{}\n")
+        before = read_halts(resumed)
+        halted(resumed, symbols=["BTCUSDT"])
+        after_halt = read_halts(resumed)
+        with suppress(InputError):
+            arm(resumed, timeout_s=1, **NOW)
+            disarm(resumed, **NOW)
+
+        assert [state.mode_of("ETHUSDT") for state in (before, after_halt, read_halts(resumed))] == ["halt"] * 3
+
+    def test_the_first_halts_of_all_are_no_damage(self, models, monkeypatch):
+        """The state is there before the log is, so that one that is missing was lost."""
+        append, states = switch._append, []
+
+        def append_and_look(folder, line):
+            append(folder, line)
+            if len(states) < 2:
+                states.append(None)
+                halted(folder, "another", symbols=["BTCUSDT"])
+
+        monkeypatch.setattr(switch, "_append", append_and_look)
+        halted(models, "first", symbols=["BTCUSDT"])
+        assert [each.trigger for each in read_halts(models).halts] == [None] * 3
+        assert read_halts(models).mode_of("ETHUSDT") is None
+
+
+class TestOddContent:
+    """A halt takes effect with any evidence and any name, and its line can be read again."""
+
+    @pytest.mark.parametrize(
+        "evidence",
+        [{"x": float("nan")}, {"x": object()}, {1: 1, "a": 2}, {"x": "y" * 70_000}, {"x": 1 << 70}, {"x": "\udcff"}],
+    )
+    def test_evidence_that_the_log_cannot_hold_is_left_out(self, models, evidence):
+        """With a warning."""
+        result = halted(models, trigger="loss", evidence=evidence)
+        history = read_history(models)
+
+        assert (len(result.warnings), result.halt.evidence) == (1, {})
+        assert "evidence" in result.warnings[0]
+        assert [line.trigger for line in history.lines] == ["loss"]
+        assert (history.problems, history.notes) == ((), ())
+
+    def test_an_odd_name_does_not_keep_it_from_taking_effect(self, models):
+        """The name of a user may be in another encoding."""
+        for by in ("m\udcfcller@host", "a\nb", "x" * 100_000):
+            halt(models, why="a test", by=by, now_ms=NOW["now_ms"])
+        assert [each.by[:12] for each in read_halts(models).halts] == ["m?ller@host", "a?b", "x" * 12]
+        assert read_history(models).problems == ()
+
+    def test_more_symbols_than_a_line_holds_are_refused(self, models):
+        """The hint says how to stop them."""
+        names = [f"SYMBOLSYMBOL{number}" for number in range(5_000)]
+        with pytest.raises(UsageError, match="5000 symbols") as err:
+            halted(models, symbols=names)
+        assert "halt all" in err.value.hint
+        assert halted(models, symbols=names[:2_000]).warnings == ()
+
+    def test_thousands_of_halts_in_force_are_read(self, models):
+        """Nobody resumed for a long time."""
+        halted(models, "first", symbols=["BTCUSDT"])
+        (one,) = read_halts(models).halts
+        many = HaltState((replace(one, why="x" * 1_000),) * 5_000)
+        switch._write_state(models, many, (models / LOG_FILE).read_bytes())
+        state = read_halts(models)
+
+        assert (len(state.halts), state.mode_of("ETHUSDT")) == (5_000, None)
+
 
 class TestTornLines:
     """A crash in the middle of a line does no harm."""
@@ -324,6 +408,23 @@ class TestTornLines:
         assert read_halts(models).mode == "halt"
 
 
+def refuse_writes(monkeypatch):
+    """Let every write of the kill switch fail, as on a read-only disk."""
+    open_file = os.open
+
+    def refuse(*_):
+        raise MachineError("cannot write: Read-only file system")
+
+    def refuse_to_write(path, flags, *mode, **options):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return open_file(path, flags, *mode, **options)
+
+    monkeypatch.setattr(switch, "write_without_lock", refuse)
+    monkeypatch.setattr(switch, "_append", refuse)
+    monkeypatch.setattr(switch.os, "open", refuse_to_write)
+
+
 class TestFullDisk:
     """A halt takes effect where nothing can be written."""
 
@@ -343,18 +444,30 @@ class TestFullDisk:
         assert len(result.warnings) == 2
         assert (models / HALT_FILE).read_bytes() == b""
 
-    def test_it_says_so_where_nothing_helps(self, models, monkeypatch):
-        """Then the processes must be stopped."""
+    @pytest.mark.parametrize("before", [{"mode": "reduce"}, {"symbols": ["BTCUSDT"]}])
+    def test_a_laxer_halt_in_force_does_not_hide_that_it_failed(self, models, monkeypatch, before):
+        """Serving goes on, and must not be said to be halted."""
+        halted(models, "before", **before)
+        refuse_writes(monkeypatch)
+        with pytest.raises(MachineError, match=r"^serving is not halted: the state could not be written: "):
+            halted(models)
+
+    def test_files_that_it_alone_cannot_read_do_not_hide_that_it_failed(self, models, monkeypatch):
+        """The processes that serve read them."""
+        halted(models, "before")
+        resume(models, why="again", **NOW)
+        refuse_writes(monkeypatch)
 
         def refuse(*_, **__):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            raise MachineError("cannot read: Permission denied")
 
-        def refuse_file(*_):
-            raise MachineError("cannot write: Read-only file system")
+        monkeypatch.setattr(switch, "read_file", refuse)
+        with pytest.raises(MachineError, match=r"^serving is not halted: the state could not be written: "):
+            halted(models)
 
-        monkeypatch.setattr(switch, "write_without_lock", refuse_file)
-        monkeypatch.setattr(switch, "_append", refuse_file)
-        monkeypatch.setattr(switch.os, "open", refuse)
+    def test_it_says_so_where_nothing_helps(self, models, monkeypatch):
+        """Then the processes must be stopped."""
+        refuse_writes(monkeypatch)
         with pytest.raises(MachineError, match="serving is not halted") as err:
             halted(models)
         assert "stop the processes" in err.value.hint

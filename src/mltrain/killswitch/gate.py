@@ -1,9 +1,9 @@
 """The check of each answer: may it be given?
 
 An answer is checked when it begins, and again at its end if it took long, because the process may have been stopped in
-between. The check costs two `lstat` while nothing changes. The state file is replaced
-by a rename, and the log grows with every halt and resume, so a change of either shows. Then both are read again. A
-state that needs the sentinel also has its heartbeat looked at, ten times a second at most.
+between. The check costs two `lstat` while nothing changes, and a look at the folder where it has no files. The state file
+is replaced by a rename, and the log grows with every halt and resume, so a change of either shows. Then both are read
+again. A state that needs the sentinel also has its heartbeat looked at, ten times a second at most.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from mltrain.errors import RefusedError
+from mltrain.errors import InputError, MachineError, RefusedError
 from mltrain.killswitch.halts import HALT_FILE, LOG_FILE, HaltState, unreadable
 from mltrain.killswitch.heartbeat import boot_clock, find_silence
-from mltrain.killswitch.switch import read_halts
+from mltrain.killswitch.switch import load_halts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,7 @@ class HaltGate:
     def __init__(self, models: Path | None, *, clock: Callable[[], float] = boot_clock) -> None:
         self._models = models
         self._clock = clock
+        self._folder = "" if models is None else os.fspath(models)
         # `lstat` of a string is faster than of a path.
         self._paths = None if models is None else (os.fspath(models / HALT_FILE), os.fspath(models / LOG_FILE))
         # The stamps of both files, and what is in force by them; one attribute, so that threads see both or neither.
@@ -65,17 +66,30 @@ class HaltGate:
         stamps = (_stamp(state_path), _stamp(log_path))
         known = self._known
         if known is None or known[0] != stamps:
-            self._known = known = (stamps, self._read(self._models, stamps))
+            try:
+                self._known = known = (stamps, self._read(self._models, stamps))
+            except MachineError as err:
+                # Read again at the next use: the machine has failed, such as for want of descriptors, and not the file.
+                return HaltState((unreadable(err.message),))
         state = known[1]
+        if stamps == (None, None) and not os.path.isdir(self._folder):  # noqa: PTH112 (half the time)
+            return HaltState((unreadable(f"the models folder {self._models} has gone"),))
         return state if state.armed is None else self._check_heartbeat(self._models, state)
 
     def _read(self, models: Path, stamps: tuple[_Stamp, _Stamp]) -> HaltState:
-        """Read the files again; where there were some and both are gone, they are lost, as with a disk that went."""
+        """Read the files again; where there were some and both are gone, they are lost, as with a disk that went.
+
+        Raises:
+            MachineError: The machine refuses to read them.
+        """
         if stamps != (None, None):
             self._has_seen_files = True
         elif self._has_seen_files:
             return HaltState((unreadable(f"{models / HALT_FILE} and {models / LOG_FILE} have gone"),))
-        return read_halts(models)
+        try:
+            return load_halts(models)
+        except InputError as err:
+            return HaltState((unreadable(err.message),))
 
     def _check_heartbeat(self, models: Path, state: HaltState) -> HaltState:
         """Return a state that needs the sentinel, halted if the sentinel is silent."""

@@ -54,8 +54,9 @@ SENTINEL_SILENT: Final = "sentinel-silent"
 SHORTEST_TIMEOUT_S: Final = 0.5
 LONGEST_TIMEOUT_S: Final = 86_400.0
 
+#: Far above what a log of its largest size can put in force.
+MAX_STATE_BYTES: Final = 1 << 25
 _MOST_SHOWN: Final = 5
-_MAX_STATE_BYTES: Final = 1 << 20
 
 
 @record
@@ -253,7 +254,7 @@ class StateDocument:
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> StateDocument:
         """Read the bytes of the file, which messages call `where`; raise an InputError unless they are as written."""
-        located = Located(parse_json(data, where=where, max_bytes=_MAX_STATE_BYTES), where)
+        located = Located(parse_json(data, where=where, max_bytes=MAX_STATE_BYTES), where)
         refuse_newer(located, newest=FORMAT)
         found = read_record(located, _Envelope)
         if found.self_sha256 != _hash_content(found.content):
@@ -278,6 +279,15 @@ def _hash_content(content: Mapping[str, Json]) -> str:
 def encode_line(line: HaltLine) -> str:
     """Return a line of the log, without its newline."""
     return seal_line(to_json(line))
+
+
+def find_unreadable(line: HaltLine) -> str | None:
+    """Return why a line could not be read from the log again, such as for its length; None: it could be."""
+    try:
+        found = _read_line(encode_line(line).encode(), line.serial, LOG_FILE)
+    except (ValueError, TypeError, RecursionError) as err:
+        return str(err)
+    return found if isinstance(found, str) else None
 
 
 def combine(state: bytes | None, log: bytes, *, state_name: str, log_name: str) -> HaltState:
@@ -354,8 +364,8 @@ def read_log(log: bytes, *, where: str, start: int = 0) -> HaltLog:
         start: The length of the beginning that is known to be unchanged; only the lines after it are read.
     """
     lines: list[HaltLine] = []
-    # The end of each line that cannot be read, its number, and its problem.
-    unread: list[tuple[int, int, str]] = []
+    # Lines that cannot be read and were cut off by a crash, as it seems: the end of each, its number, and its problem.
+    torn: list[tuple[int, int, str]] = []
     problems: list[str] = []
     # How much of the log a later writer saw as it is now.
     proven = start
@@ -364,7 +374,11 @@ def read_log(log: bytes, *, where: str, start: int = 0) -> HaltLog:
         stop = start + len(content) + 1
         line = _read_line(content, number, where) if content else None
         if isinstance(line, str):
-            unread.append((stop, number, line))
+            # The beginning of a line is not closed by a brace, unless by one of its evidence: that counts as damage.
+            if content.endswith(b"}"):
+                problems.append(line)
+            else:
+                torn.append((stop, number, line))
         elif line is not None:
             lines.append(line)
             if line.seen_bytes <= start and prefixes.sha256(line.seen_bytes) == line.seen_sha256:
@@ -373,8 +387,8 @@ def read_log(log: bytes, *, where: str, start: int = 0) -> HaltLog:
                 problems.append(f"{where}: a line before line {number} was changed or removed after it was written")
         start = stop
     # The writer of the next line saw a torn line without the newline that now ends it.
-    problems += [problem for stop, _, problem in unread if stop > proven + 1]
-    notes = [f"{where}: line {number} is torn and is ignored" for stop, number, _ in unread if stop <= proven + 1]
+    problems += [problem for stop, _, problem in torn if stop > proven + 1]
+    notes = [f"{where}: line {number} is torn and is ignored" for stop, number, _ in torn if stop <= proven + 1]
     if start < len(log):
         notes.append(f"{where}: the last line is torn and is ignored")
     return HaltLog(tuple(lines), tuple(problems), tuple(notes))

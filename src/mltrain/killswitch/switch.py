@@ -17,7 +17,7 @@ from mltrain.errors import InputError, MachineError, MltrainError, NoGoError, Us
 from mltrain.killswitch.halts import (
     HALT_FILE,
     LOG_FILE,
-    STATE_UNREADABLE,
+    MAX_STATE_BYTES,
     Armed,
     HaltLine,
     HaltLog,
@@ -25,6 +25,7 @@ from mltrain.killswitch.halts import (
     StateDocument,
     combine,
     encode_line,
+    find_unreadable,
     read_log,
     unreadable,
 )
@@ -35,7 +36,8 @@ from mltrain.storage.disk_errors import as_machine_error, disk_errors
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import FOLDER_WAIT_S, lock_folder
 from mltrain.storage.reading import read_file
-from mltrain.storage.writing import write_without_lock
+from mltrain.storage.temps import discard, new_temp_path
+from mltrain.storage.writing import write_new, write_without_lock
 from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
@@ -50,9 +52,9 @@ if TYPE_CHECKING:
 
 # About forty thousand lines.
 MAX_LOG_BYTES: Final = 1 << 24
-_MAX_STATE_BYTES: Final = 1 << 20
 # A line holds a reason; longer ones belong into a ticket.
 _MAX_WHY: Final = 1_000
+_MAX_BY: Final = 300
 _MODES: Final = ("halt", "reduce")
 
 
@@ -98,9 +100,19 @@ def read_halts(models: Path) -> HaltState:
     Whatever cannot be read counts as halted: this never raises for a damaged file.
     """
     try:
-        return _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), _read_log_bytes(models))
+        return load_halts(models)
     except MltrainError as err:
         return HaltState((unreadable(err.message),))
+
+
+def load_halts(models: Path) -> HaltState:
+    """Return what is in force, as `read_halts` does, unless the files cannot be read at all.
+
+    Raises:
+        InputError: One of them is no file, or is too large.
+        MachineError: The machine refuses to read one.
+    """
+    return _read_files(models)[0]
 
 
 def read_history(models: Path) -> HaltLog:
@@ -113,7 +125,7 @@ def read_history(models: Path) -> HaltLog:
     log = _read_log_bytes(models)
     found = read_log(log, where=str(models / LOG_FILE))
     try:
-        state = _read(models / HALT_FILE, _MAX_STATE_BYTES)
+        state = _read(models / HALT_FILE, MAX_STATE_BYTES)
         document = None if state is None else StateDocument.from_bytes(state, where=str(models / HALT_FILE))
     except MltrainError as err:
         return HaltLog(found.lines, (*found.problems, err.message), found.notes)
@@ -146,7 +158,7 @@ def halt(
         mode: "halt": nothing is answered. "reduce": answers are marked to be used only to reduce positions.
         symbols: The symbols; empty: all.
         trigger: The trigger that asks; None: a person does.
-        evidence: What the trigger saw.
+        evidence: What the trigger saw; left out, with a warning, if the log could not hold it.
 
     Raises:
         UsageError: `why` is empty or holds control characters, or an argument is none of these.
@@ -163,7 +175,7 @@ def halt(
         action="halt",
         when=format_seconds(now_ms),
         why=why,
-        by=by,
+        by=_clean_name(by),
         seen_bytes=0,
         seen_sha256=sha256_bytes(b""),
         mode=mode,
@@ -171,24 +183,40 @@ def halt(
         trigger=trigger,
         evidence=dict(evidence or {}),
     )
+    if evidence and (problem := find_unreadable(line)) is not None:
+        # Whatever a trigger saw, its halt counts.
+        line = replace(line, evidence={})
+        warnings.append(f"the evidence was left out: {problem}")
+    if find_unreadable(line) is not None:
+        raise UsageError(f"a line of the log cannot hold {len(names)} symbols", hint="leave them out to halt all")
     wanted = line.as_halt()
+    is_written = False
+    _create_state(models)
     try:
         _append(models, line)
+        is_written = True
     except MltrainError as err:
         warnings.append(f"the log has no line of this halt: {err.message}")
     try:
-        log = _read_log_bytes(models)
-        state = _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), log)
+        state, log = _read_files(models)
     except MltrainError as err:
-        log, state = b"", HaltState((unreadable(err.message),))
+        state, log = HaltState((unreadable(err.message),)), b""
     if not any(_is_same(each, wanted) for each in state.halts):
         state = HaltState((*state.halts, wanted), state.armed)
     try:
         _write_state(models, state, log)
+        is_written = True
     except MltrainError as err:
         warnings.append(_stop_without_space(models, err))
-    state = read_halts(models)
-    if any(state.strictest_of(name) is None for name in names or (None,)):
+    # A MachineError says nothing: the processes that serve may well be able to read the files.
+    with suppress(MachineError):
+        try:
+            state = load_halts(models)
+        except InputError as err:
+            # So it is for every other process.
+            state = HaltState((unreadable(err.message),))
+        is_written = _is_in_force(wanted, state)
+    if not is_written:
         problem = warnings[-1] if warnings else f"{models / HALT_FILE} was changed at the same time"
         raise MachineError(
             f"serving is not halted: {problem}",
@@ -258,7 +286,7 @@ def resume(
             action="resume",
             when=format_seconds(now_ms),
             why=why,
-            by=by,
+            by=_clean_name(by),
             seen_bytes=0,
             seen_sha256=sha256_bytes(b""),
             lifted=tuple(each.serial for each in state.halts),
@@ -266,8 +294,7 @@ def resume(
         )
         _append(models, line)
         # A halt that came in between is not one of those that were looked at, and stays.
-        log = _read_log_bytes(models)
-        now = _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), log)
+        now, log = _read_files(models)
         left = HaltState(tuple(each for each in now.halts if each not in state.halts), now.armed)
         _write_state(models, left, log)
     return ResumeResult(resumed=True, lifted=state.halts, state=read_halts(models).with_silence(silence))
@@ -290,7 +317,8 @@ def arm(models: Path, *, timeout_s: float, by: str, now_ms: int) -> HaltState:
         LockedError: The folder is locked for longer than the wait.
         MachineError: The machine refuses.
     """
-    return _change_arming(models, Armed(format_seconds(now_ms), by, timeout_s), by=by, now_ms=now_ms)
+    armed = Armed(format_seconds(now_ms), _clean_name(by), timeout_s)
+    return _change_arming(models, armed, by=by, now_ms=now_ms)
 
 
 def disarm(models: Path, *, by: str, now_ms: int) -> HaltState:
@@ -302,18 +330,18 @@ def _change_arming(models: Path, armed: Armed | None, *, by: str, now_ms: int) -
     _check_folder(models)
     with lock_folder(models, purpose="arm the kill switch", wait_s=FOLDER_WAIT_S):
         _refuse_damaged_log(models)
+        _create_state(models)
         line = HaltLine(
             action="disarm" if armed is None else "arm",
             when=format_seconds(now_ms),
             why="",
-            by=by,
+            by=_clean_name(by),
             seen_bytes=0,
             seen_sha256=sha256_bytes(b""),
             timeout_s=None if armed is None else armed.timeout_s,
         )
         _append(models, line)
-        log = _read_log_bytes(models)
-        now = _combine(models, _read(models / HALT_FILE, _MAX_STATE_BYTES), log)
+        now, log = _read_files(models)
         _write_state(models, HaltState(now.halts, armed), log)
     return read_halts(models)
 
@@ -323,6 +351,20 @@ def _is_same(one: Halt, other: Halt) -> bool:
     return (one.mode, one.symbols, one.when, one.why, one.by, one.trigger) == (
         other.mode, other.symbols, other.when, other.why, other.by, other.trigger
     )  # fmt: skip
+
+
+def _is_in_force(wanted: Halt, state: HaltState) -> bool:
+    """Return whether a state forbids all that a halt does; it may be other halts that do."""
+    as_strict = [each for each in state.halts if each.mode in {"halt", wanted.mode}]
+    if any(not each.symbols for each in as_strict):
+        return True
+    halted = {symbol for each in as_strict for symbol in each.symbols}
+    return bool(wanted.symbols) and halted.issuperset(wanted.symbols)
+
+
+def _clean_name(by: str) -> str:
+    """Return the name of who asks as the log can hold it: a halt must not fail because of an odd name."""
+    return "".join(c if c.isprintable() else "?" for c in by)[:_MAX_BY]
 
 
 def _check_why(why: str) -> None:
@@ -365,8 +407,26 @@ def _read_log_bytes(models: Path) -> bytes:
     return _read(models / LOG_FILE, MAX_LOG_BYTES) or b""
 
 
-def _combine(models: Path, state: bytes | None, log: bytes) -> HaltState:
-    return combine(state, log, state_name=str(models / HALT_FILE), log_name=str(models / LOG_FILE))
+def _read_files(models: Path) -> tuple[HaltState, bytes]:
+    """Return what is in force, and the bytes of the log; errors as in `read_file`."""
+    # The state first: the log then has every line that its writer saw.
+    state = _read(models / HALT_FILE, MAX_STATE_BYTES)
+    log = _read_log_bytes(models)
+    return combine(state, log, state_name=str(models / HALT_FILE), log_name=str(models / LOG_FILE)), log
+
+
+def _create_state(models: Path) -> None:
+    """Create the state of a folder that was never halted: one that is missing besides a log is a lost one."""
+    path, log = models / HALT_FILE, models / LOG_FILE
+    if os.path.lexists(path) or os.path.lexists(log):
+        return
+    temp = new_temp_path(path)
+    # Where it fails, as on a full disk, the halt that follows takes effect all the same.
+    with suppress(MachineError, OSError):
+        write_new(temp, StateDocument.of(HaltState(), b"").to_bytes())
+        # Unlike a rename, never replaces the state of another halt.
+        path.hardlink_to(temp)
+    discard(temp)
 
 
 def _append(models: Path, line: HaltLine) -> None:
@@ -388,15 +448,18 @@ def _append(models: Path, line: HaltLine) -> None:
 
 
 def _write_state(models: Path, state: HaltState, log: bytes) -> None:
-    # What can be read again from the disk is not written to it.
-    stored = tuple(each for each in state.halts if each.trigger != STATE_UNREADABLE or each.serial)
-    write_without_lock(models / HALT_FILE, StateDocument.of(HaltState(stored, state.armed), log).to_bytes())
+    # Damage is written as well: the file that shows it is replaced, and only a resume may end what it halts. A line
+    # that is still being written is left to the readers: the state must not cover a part of it.
+    whole = log[: log.rfind(b"\n") + 1]
+    write_without_lock(models / HALT_FILE, StateDocument.of(state, whole).to_bytes())
 
 
 def _stop_without_space(models: Path, err: MltrainError) -> str:
     """Halt where the state cannot be written, such as on a full disk, by a state that cannot be read; return a note."""
     path = models / HALT_FILE
-    with suppress(OSError):
+    try:
         # Needs no space, and an empty state is unreadable: serving halts.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    except OSError:
+        return f"the state could not be written: {err.message}"
     return f"the state could not be written, so {path} was emptied, which halts everything: {err.message}"
