@@ -1,7 +1,7 @@
 """The check of each answer: may it be given?
 
 An answer is checked when it begins, and again at its end if it took long, because the process may have been stopped in
-between. The check costs two `lstat` while nothing changes, and a look at the folder where it has no files. The state file
+between. The check costs two `lstat` while nothing changes, and one more where there are no files. The state file
 is replaced by a rename, and the log grows with every halt and resume, so a change of either shows. Then both are read
 again. A state that needs the sentinel also has its heartbeat looked at, ten times a second at most.
 """
