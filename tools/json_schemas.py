@@ -192,6 +192,11 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "serve/1": Document(
         "mltrain.api.serve:ServeResult", ("serve",), "The address of the service, once it listens, and what it serves."
     ),
+    "round/1": Document(
+        "mltrain.monitoring.rounds:Round",
+        ("cycle",),
+        "What a round of training gave, and why; exit code 0, 4 or the error's.",
+    ),
     "sentinel/1": Document(
         "mltrain.monitoring.sentinel:SentinelStep", ("sentinel",), "What the triggers of the kill switch see."
     ),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mltrain.api.card import card_validate as card_validate
     from mltrain.api.config import config_init as config_init
     from mltrain.api.config import config_show as config_show
+    from mltrain.api.cycle import cycle as cycle
     from mltrain.api.evaluate import evaluate as evaluate
     from mltrain.api.features import feature_table as feature_table
     from mltrain.api.features import features_audit as features_audit
@@ -185,6 +186,7 @@ HOME: Final = {
     "card_validate": "mltrain.api.card",
     "config_init": "mltrain.api.config",
     "config_show": "mltrain.api.config",
+    "cycle": "mltrain.api.cycle",
     "demo": "mltrain.api.train",
     "evaluate": "mltrain.api.evaluate",
     "feature_table": "mltrain.api.features",
@@ -302,6 +304,7 @@ __all__ = [
     "card_validate",
     "config_init",
     "config_show",
+    "cycle",
     "demo",
     "evaluate",
     "feature_table",

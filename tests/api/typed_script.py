@@ -135,6 +135,7 @@ def operate(run: mt.TrainResult) -> None:
     print(mt.halt("wrong prices", mode="reduce", symbols=["BTCUSDT"]).halt.describe(), mt.halt_status().state)
     print(mt.resume("the feed is right again", acknowledge=["stale"]).lifted, mt.halt_history().lines)
     print(mt.halt_arm(config={"sentinel": {"timeout_s": 5}}).armed, mt.halt_disarm().armed)
+    print([made.sentence for made in mt.cycle(every="12h", at="02:00", once=True, symbols=["BTCUSDT"], trials=20)])
     print(mt.notify(flush=True, notify="https://example.com", notify_secret_file=Path("secret")).waiting)
     print(mt.halt_drill(run, rounds=3).first_refusal.max_ms)
     model = mt.load("best:btc-1m", clock=None)

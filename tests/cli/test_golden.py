@@ -28,6 +28,7 @@ from mltrain.cli import (
     backtest,
     bench,
     config,
+    cycle,
     evaluate,
     features,
     halts,
@@ -53,6 +54,7 @@ from mltrain.killswitch.heartbeat import beat
 from mltrain.killswitch.switch import halt, resume
 from mltrain.monitoring.drill import DrillResult, DrillTimes
 from mltrain.monitoring.event_delivery import Delivery, WaitingEvent
+from mltrain.monitoring.rounds import Round
 from mltrain.monitoring.sentinel import SentinelStep
 from mltrain.monitoring.status_reader import find_status
 from mltrain.monitoring.triggers import Evidence
@@ -213,6 +215,17 @@ def unpacked(session):
     return models.models_unpack.outcome(replace(session, data_dir=Path("other")), Path("model.tar"))
 
 
+ROUND = Round(
+    slot="lgbm",
+    outcome="held",
+    sentence="2025-10-16 of the slot lgbm is GO and was held: it is not clearly better than 2025-10-15",
+    due="2025-10-16T02:00:00Z",
+    begun="2025-10-16T02:00:00Z",
+    ended="2025-10-16T02:09:30Z",
+    snapshot="2025-10-16T02-00-00Z",
+    version="2025-10-16",
+    notes=("keep_ledger_days 30 removed 2025-09-15",),
+)
 WAITING = WaitingEvent(
     "1760529600250-3f2a9c0d1e5b7a84",
     "2025-10-15T12:00:00Z",
@@ -355,6 +368,7 @@ SCENES = {
     "bench": lambda _: bench._view_reports(read("bench")),
     "evaluate": lambda _: evaluate.view_evaluation(read("evaluate")),
     "notify": lambda _: notify._view(NOTIFIED),
+    "cycle --once": lambda _: cycle._view(ROUND),
     "halt": lambda s: halts._view_halt(api_halts.halt("wrong prices", **without_halts(s.session))),
     "halt status": lambda s: halts._view_status(api_halts.halt_status(data_dir=with_halts(s.session)["data_dir"])),
     "halt history": lambda s: halts._view_history(api_halts.halt_history(data_dir=with_halts(s.session)["data_dir"])),

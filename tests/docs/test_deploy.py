@@ -1,8 +1,7 @@
-"""The files for schedulers: the behaviour of a round, a cron line and a unit for each exit code."""
+"""The files for schedulers: the behaviour of a cron line and a unit for each exit code."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,64 +10,43 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tools.pages import problem_of
 
-from support.program import MLTRAIN, NEUTRAL, call
+from support.program import MLTRAIN, NEUTRAL
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 @pytest.fixture
 def program(tmp_path):
-    """Return the environment of a round with a fake mltrain, which exits with $SNAPSHOT and $TRAIN."""
+    """Return the environment of a round with a fake mltrain, which exits with $TRAIN."""
     path = tmp_path / "mltrain"
     path.write_text(f"""#!/bin/sh
 echo "$*" >> {tmp_path}/calls
 echo result
-case $1 in snapshot) exit $SNAPSHOT;; train) exit $TRAIN;; esac
+exit $TRAIN
 """)
     path.chmod(0o755)
-    return {**NEUTRAL, "MLTRAIN": str(path), "SNAPSHOT": "0", "TRAIN": "0"}
+    return {**NEUTRAL, "MLTRAIN": str(path), "TRAIN": "0"}
 
 
 def begin(words, env):
     return subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=20)
 
 
-@pytest.mark.parametrize("code", [0, 3, 4, 5, 6, 7, 8, 130, 143])
-def test_a_round_ends_with_the_code_of_its_training(program, tmp_path, code):
-    """Stdout is empty, stderr has one line per step, and options are passed on."""
-    done = begin([DEPLOY / "train-round.sh"], {**program, "TRAIN": str(code), "SNAPSHOT_OPTIONS": "--days 3"})
-
-    assert done.returncode == code
-    assert done.stdout == ""
-    lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [(line["event"], line["step"], line["exit"]) for line in lines] == [
-        ("round", "snapshot", 0),
-        ("round", "train", code),
-    ]
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls == ["snapshot --days 3", "train --resume --trials 200"]
-
-
-def test_a_round_without_candles_trains_nothing(program, tmp_path):
-    """A failed snapshot ends the round with the exit code of the snapshot."""
-    done = begin([DEPLOY / "train-round.sh"], {**program, "SNAPSHOT": "6"})
-
-    assert done.returncode == 6
-    assert (tmp_path / "calls").read_text() == "snapshot --days 90\n"
-
-
 @pytest.mark.parametrize(("code", "mailed"), [(0, False), (4, False), (7, False), (3, True), (6, True), (8, True)])
 def test_cron_mails_only_a_failed_round(program, tmp_path, code, mailed):
     """A NO-GO and a round that found another one running only add lines to the log."""
     (line,) = [line for line in (DEPLOY / "crontab").read_text().splitlines() if re.match(r"\d", line)]
-    command = re.sub(r"^(\S+ ){5}mltrain ", "", line).replace("/opt/mltrain", str(DEPLOY))
+    command = re.sub(r"^(\S+ ){5}mltrain ", "", line).replace("/opt/mltrain/bin/mltrain", program["MLTRAIN"])
     log = tmp_path / "train.log"
 
     done = begin(["bash", "-c", command], {**program, "TRAIN": str(code), "LOG": str(log)})
-    assert ('"step": "train"' in done.stdout) is mailed
+    assert (done.stdout == "result\n") is mailed
     assert done.stderr == ""
-    assert f'"step": "train", "exit": {code}' in log.read_text()
+    assert log.read_text() == "result\n"
+    (words,) = (tmp_path / "calls").read_text().splitlines()
+    assert problem_of(words.split()) is None
 
 
 def test_systemd_accepts_the_units(tmp_path):
@@ -86,12 +64,12 @@ def test_systemd_accepts_the_units(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["mltrain-serve.service", "mltrain-sentinel.service"])
-def test_the_command_of_a_unit_is_one(tmp_path, name):
-    """Its options exist: without a models folder it ends with 3, not with 2."""
+@pytest.mark.parametrize("name", ["mltrain-serve.service", "mltrain-sentinel.service", "mltrain-cycle.service"])
+def test_the_command_of_a_unit_is_one(name):
+    """Its options exist."""
     (words,) = re.findall(r"^ExecStart=/opt/mltrain/bin/mltrain (.+)$", (DEPLOY / name).read_text(), re.MULTILINE)
 
-    assert call(*words.split(), data_dir=tmp_path).code == 3
+    assert problem_of(words.split()) is None
 
 
 WORKFLOW = yaml.safe_load((DEPLOY.parent / ".github" / "workflows" / "train.yml").read_text("utf-8"))

@@ -38,6 +38,8 @@ ARGUMENTS = {
     ("features", "check"): None,
     ("features", "audit"): ["--features", FEW_FEATURES],
     ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],
+    # Trains for a while: has tests in tests/cli.
+    ("cycle",): None,
     ("halt",): ["--why", "a test"],
     ("halt", "drill"): ["--rounds", "2"],
     ("resume",): ["--why", "a test"],

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mltrain.api.workspace import PathText, ProgressLike, Time
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet, Registry
-    from mltrain.monitoring.events import Kind
     from mltrain.pipeline.plan import Plan
     from mltrain.pipeline.request import TrainRequest
     from mltrain.pipeline.train import TrainReport
@@ -150,23 +149,34 @@ def train(
     return ExistingVersion(report.name, report.folder, report.verdict, best=report.live)
 
 
+def describe_result(result: TrainedVersion, slot: str) -> tuple[Literal["promotion", "no-go", "held"] | None, str]:
+    """Return what a training led to, and why, as the kind of an event and a sentence.
+
+    The kind is None for a GO that was not to be promoted.
+    """
+    name = f"{result.version} of the slot {slot}"
+    if result.promoted:
+        accuracy, baseline = result.intervals.accuracy.value, result.baselines.accuracy
+        return (
+            "promotion",
+            f"{name} is live: every gate passed, with an accuracy of {accuracy:.4f} ({baseline:.4f} by rule)",
+        )
+    if result.verdict == "NO-GO":
+        reasons = "; ".join(f"{gate.name}: {gate.reason}" for gate in result.gates if gate.outcome == "failed")
+        return "no-go", f"{name} is NO-GO and was not promoted ({reasons})"
+    if result.held is not None:
+        return "held", f"{name} is GO and was held: {result.held}"
+    return None, f"{name} is GO and was not promoted, as asked"
+
+
 def _note_training(
     result: TrainedVersion, store: Store, *, notify: str | None, by: str, now_ms: int
 ) -> tuple[str, ...]:
     """Queue an event of a training, if there is an address for it; return what did not work."""
-    name = f"{result.version} of the slot {store.slot}"
-    failed = [gate for gate in result.gates if gate.outcome == "failed"]
-    kind: Kind
-    if result.promoted:
-        kind, summary = "promotion", f"{name} is live: its gates say GO"
-    elif result.verdict == "NO-GO":
-        reasons = "; ".join(f"{gate.name}: {gate.reason}" for gate in failed)
-        kind, summary = "no-go", f"{name} is NO-GO and was not promoted ({reasons})"
-    elif result.held is not None:
-        kind, summary = "held", f"{name} is GO and was held: {result.held}"
-    else:
-        # GO, and promotion was switched off.
+    kind, summary = describe_result(result, store.slot)
+    if kind is None:
         return ()
+    failed: list[Json] = [gate.name for gate in result.gates if gate.outcome == "failed"]
     return note_event(
         kind,
         summary,
@@ -176,7 +186,7 @@ def _note_training(
         now_ms=now_ms,
         slot=store.slot,
         version=result.version,
-        details={"verdict": result.verdict, "failed": [gate.name for gate in failed], "snapshot": result.snapshot},
+        details={"verdict": result.verdict, "failed": failed, "snapshot": result.snapshot},
     )
 
 

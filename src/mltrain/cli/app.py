@@ -31,6 +31,7 @@ MODULES: Final = {
     "snapshots": ("snapshot", "snapshots", "cache"),
     "train": ("train", "demo"),
     "bench": ("bench",),
+    "cycle": ("cycle",),
     "studies": ("studies",),
     "models": ("models", "promote", "rollback", "card"),
     "predict": ("predict",),
@@ -66,7 +67,7 @@ GROUPS: Final = {
 #: The panels of `mltrain --help`, in their order.
 PANELS: Final = {
     "Data": ("snapshot", "snapshots", "cache", "sim"),
-    "Train and judge": ("train", "evaluate", "backtest", "bench", "demo", "card", "studies"),
+    "Train and judge": ("train", "cycle", "evaluate", "backtest", "bench", "demo", "card", "studies"),
     "Serve and operate": (
         "predict",
         "serve",

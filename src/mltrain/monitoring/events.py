@@ -36,7 +36,7 @@ EVENTS: Final = "events"
 OVERDUE_DAYS: Final = 3
 
 Kind: TypeAlias = Literal[
-    "halt", "resume", "promotion", "rollback", "no-go", "held", "round-missed", "round-failed", "test"
+    "halt", "resume", "promotion", "rollback", "no-go", "held", "round-missed", "round-late", "round-failed", "test"
 ]
 
 _MAX_BYTES: Final = 1 << 20
@@ -53,7 +53,7 @@ class Event(Result):
         id: Its identity, the same at each attempt: a receiver that has seen it already drops a repeat.
         when: When it happened, UTC, such as 2025-10-15T12:00:00Z.
         kind: What happened: "halt", "resume", "promotion", "rollback"; "no-go" or "held": a training whose version was
-            not promoted; "round-missed" or "round-failed": of a scheduled training; "test": nothing.
+            not promoted; "round-missed", "round-late" or "round-failed": of `mltrain cycle`; "test": nothing.
         summary: What happened, in one sentence.
         by: Who asked, such as user@host.
         host: Name of the machine.
