@@ -27,6 +27,7 @@ WITHOUT_DATA = {
         ("card", "schema"),
         ("config", "show"),
         ("config", "init"),
+        ("cycle",),
         ("demo",),
         ("sim",),
         ("snapshot",),
