@@ -368,7 +368,7 @@ SCENES = {
     "bench": lambda _: bench._view_reports(read("bench")),
     "evaluate": lambda _: evaluate.view_evaluation(read("evaluate")),
     "notify": lambda _: notify._view(NOTIFIED),
-    "cycle --once": lambda _: cycle._view(ROUND),
+    "cycle": lambda _: cycle._view(ROUND),
     "halt": lambda s: halts._view_halt(api_halts.halt("wrong prices", **without_halts(s.session))),
     "halt status": lambda s: halts._view_status(api_halts.halt_status(data_dir=with_halts(s.session)["data_dir"])),
     "halt history": lambda s: halts._view_history(api_halts.halt_history(data_dir=with_halts(s.session)["data_dir"])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from itertools import islice
 
@@ -325,4 +326,5 @@ def test_the_live_version_is_scored_on_the_ledger(tmp_path):
     assert scores.up_share == pytest.approx(2 / 3)
     assert scores.ece == pytest.approx(2 / 3 - 0.6)
     assert isinstance(scores, LiveScores)
+    assert scores.log_loss == pytest.approx(-(2 * math.log(0.6) + math.log(0.4)) / 3)
     assert "30 answers of 2025-10-15 came due" in scores.describe()

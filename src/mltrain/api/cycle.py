@@ -306,7 +306,7 @@ def _look_after(store: Store, result: RoundResult, ages: Mapping[str, int | None
 def _score_live(store: Store) -> LiveScores | None:
     """Return how the answers of the live version came true since its promotion; None: none has an outcome."""
     from mltrain.monitoring.ledger import LEDGER, list_days, read_ledger
-    from mltrain.monitoring.outcomes import OutcomeFeed
+    from mltrain.monitoring.live_quality import score_outcomes
     from mltrain.monitoring.rounds import LiveScores
     from mltrain.monitoring.sentinel import read_facts
 
@@ -314,23 +314,18 @@ def _score_live(store: Store) -> LiveScores | None:
         return None
     facts, since_ms = read_facts(store)
     rows = (row for row in read_ledger(store.data_dir / LEDGER, since_ms=since_ms) if row.version == facts.version)
-    bars = OutcomeFeed(facts.label, facts.step_ms, facts.bases).feed(rows)
-    outcomes = [outcome for bar in bars for outcome in bar.outcomes]
-    if not outcomes:
+    scores = score_outcomes(rows, facts)
+    if scores is None:
         return None
-    import numpy as np
-
-    from mltrain.training.metrics import ece
-
-    p = np.array([outcome.p for outcome in outcomes])
-    y = np.array([outcome.y for outcome in outcomes], np.uint8)
     return LiveScores(
         version=facts.version,
         since=format_ms(since_ms),
-        rows=len(outcomes),
-        mean_p=float(p.mean()),
-        up_share=float(y.mean()),
-        ece=ece(p, y),
+        rows=scores.rows,
+        mean_p=scores.mean_p,
+        up_share=scores.up_share,
+        ece=scores.ece,
+        log_loss=scores.log_loss,
+        base_log_loss=scores.base_log_loss,
     )
 
 

@@ -13,7 +13,7 @@ from mltrain.monitoring.outcomes import OutcomeFeed
 from mltrain.training.metrics import ece
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mltrain.card.model_card import ModelCard
     from mltrain.monitoring.ledger import LedgerRow
@@ -84,7 +84,7 @@ def find_score_drift(rows: Sequence[LedgerRow], card: ModelCard) -> ScoreDrift |
     return ScoreDrift(distance, len(ranked))
 
 
-def score_outcomes(rows: Sequence[LedgerRow], facts: VersionFacts) -> OutcomeScores | None:
+def score_outcomes(rows: Iterable[LedgerRow], facts: VersionFacts) -> OutcomeScores | None:
     """Return how often the answers in rows, oldest first, came true; None if no outcome is known."""
     settled = OutcomeFeed(facts.label, facts.step_ms, facts.bases).feed(rows)
     outcomes = [outcome for bar in settled for outcome in bar.outcomes]

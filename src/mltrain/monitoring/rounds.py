@@ -90,7 +90,9 @@ class LiveScores:
         rows: Number of answers whose outcome is known.
         mean_p: Their mean probability of up.
         up_share: Share of them that went up.
-        ece: Expected calibration error, 0 to 1.
+        ece: Expected calibration error over ten bins of equal mass, 0 to 1.
+        log_loss: Mean log loss, in nats.
+        base_log_loss: The same of the base rates of the training rows: a useful model is below.
     """
 
     version: str
@@ -99,12 +101,15 @@ class LiveScores:
     mean_p: Annotated[float, Limits(0, 1)]
     up_share: Annotated[float, Limits(0, 1)]
     ece: Annotated[float, Limits(0, 1)]
+    log_loss: Annotated[float, Limits(0)]
+    base_log_loss: Annotated[float, Limits(0)]
 
     def describe(self) -> str:
         """Return the same as a part of a sentence."""
         return (
             f"since its promotion {self.rows:,} answers of {self.version} came due: mean P(up) {self.mean_p:.3f}, "
-            f"{self.up_share:.3f} went up, calibration error {self.ece:.3f}"
+            f"{self.up_share:.3f} went up, calibration error {self.ece:.3f}, log loss {self.log_loss:.4f} "
+            f"({self.base_log_loss:.4f} by base rate)"
         )
 
 

@@ -88,7 +88,7 @@ class Cycle:
         self._clock = clock
         # Lines that could not be written yet, as on a full disk.
         self._unwritten: list[Round] = []
-        self._problem: str | None = None
+        self._has_warned = False
         log = read_rounds(data_dir)
         for problem in log.problems:
             progress.warn(problem)
@@ -198,11 +198,11 @@ class Cycle:
             try:
                 append_round(self._data_dir, self._unwritten[0])
             except MltrainError as err:
-                if err.message != self._problem:
+                if not self._has_warned:
                     self._progress.warn(f"a line of the log of rounds waits: {err.message}")
-                self._problem = err.message
+                self._has_warned = True
                 return
-            self._problem = None
+            self._has_warned = False
             del self._unwritten[0]
 
     def _now_ms(self) -> int:
