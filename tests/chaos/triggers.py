@@ -226,9 +226,9 @@ class Fault:
 
 
 FAULTS = (
-    Fault("p inverted", lambda chance, _: 1 - chance, "calibration", 3_500),
-    Fault("p frozen at 0.57", lambda chance, _: np.full_like(chance, 0.57), "calibration", 4_000),
-    Fault("wrong symbol", lambda chance, rng: rng.permuted(chance, axis=1), "skill", 12_000),
+    Fault("p inverted", lambda chance, _: 1 - chance, "skill", 1_500),
+    Fault("p frozen at 0.57", lambda chance, _: np.full_like(chance, 0.57), "skill", 3_000),
+    Fault("wrong symbol", lambda chance, rng: rng.permuted(chance, axis=1), "skill", 6_000),
     Fault("5 points too high", lambda chance, _: np.minimum(chance + 0.05, 0.99), "calibration", 6_000),
     Fault("3 points too high", lambda chance, _: np.minimum(chance + 0.03, 0.99), "calibration", 21_000),
 )

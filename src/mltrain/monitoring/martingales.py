@@ -10,7 +10,7 @@ inference, Statistical Science 38) for the principle. The mean of several wealth
 "Right" allows for a tolerance: the chance of an outcome 1 may differ from the probability by up to `tolerance` at every
 row. Symbols of one bar may depend on each other, so a bet is on their mean and never on their product.
 
-A share that is always staked loses in good times: after a month of a good model on minutes its wealth is 1e-30, and a
+A share that is always staked loses in good times: after a month of a good model on minutes its wealth is 1e-20, and a
 fault that comes then would have to win that back. So other bets choose their share: the mean of the last payoffs
 divided by their mean square, which wins most if it goes on like that, and nothing while the bets lose. (Waudby-Smith
 and Ramdas call it aGRAPA; here the means forget exponentially.) A share may depend on everything known when it is
