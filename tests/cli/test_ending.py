@@ -3,11 +3,15 @@
 import errno
 import io
 import os
+import subprocess
+import sys
 
 import pytest
 
 from mltrain.cli.app import call_app
 from mltrain.errors import InputError, MachineError
+from mltrain.killswitch.switch import read_halts
+from support.program import NEUTRAL
 
 
 def test_an_error_ends_with_its_code_and_one_message(capsys):
@@ -37,3 +41,12 @@ def test_a_message_that_cannot_be_written_is_exit_8(number, monkeypatch):
     monkeypatch.setattr("sys.stderr", Refusing())
 
     assert call_app(failed) == MachineError.exit_code
+
+
+def test_a_halt_works_without_a_stream(tmp_path):
+    """A watchdog may have closed all three; files must not get their numbers."""
+    (tmp_path / "models").mkdir()
+    words = ["halt", "--why", "a test", "--data-dir", str(tmp_path)]
+    program = 'exec "$0" -m mltrain "$@" <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", program, sys.executable, *words], env=NEUTRAL, check=False)
+    assert (done.returncode, read_halts(tmp_path / "models").mode) == (0, "halt")

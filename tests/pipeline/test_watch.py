@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mltrain.errors import InputError, MachineError
+from mltrain.errors import InputError, MachineError, RefusedError
 from mltrain.features.registry import parse_registry
 from mltrain.monitoring.ledger import Ledger, format_at, hash_own_package, read_ledger
 from mltrain.pipeline.predict import open_followed_model
@@ -108,6 +108,14 @@ def test_files_grow_stale_by_another_clock(model):
 
     assert watching.poll().rows["refused"].to_list() == ["stale"] * len(model.symbols)
     assert Watch(model, SimSource(signal="strong"), Silent()).poll().rows["refused"].to_list() == [None]
+
+
+@pytest.mark.parametrize("mode", ["halt", "reduce"])
+def test_a_halt_after_a_row_was_scored_counts(model, mode):
+    """Other symbols may have taken seconds since."""
+    (row,) = Watch(HaltedSince(model, mode), SimSource(signal="strong"), Silent()).poll().rows.to_dicts()
+    assert (row["refused"], row["permit"]) == {"halt": ("halted", None), "reduce": (None, "reduce")}[mode]
+    assert (row["p"] is None, row["raw"] is None) == (mode == "halt",) * 2
 
 
 FAULTS = {
@@ -285,6 +293,22 @@ class TestLedger:
 
         with Ledger(tmp_path) as ledger, pytest.raises(InputError, match=r"\.jsonl: does not match its own hash"):
             watched(model, [], 1, ledger=ledger)
+
+
+class HaltedSince:
+    """A model that is halted or restricted right after each table of answers."""
+
+    def __init__(self, model, mode):
+        self._model, self._mode = model, mode
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def permit(self, _symbol):
+        """Answer as a model while serving is halted or restricted."""
+        if self._mode == "halt":
+            raise RefusedError("serving is halted", reason="halted")
+        return self._mode
 
 
 class Failing:

@@ -14,9 +14,18 @@ from typing import NoReturn
 from mltrain.cli.signals import end_on_signals
 
 
+def _replace_closed_streams() -> None:
+    """Let the streams that the caller has closed lead nowhere: a watchdog without a terminal must be able to halt."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Takes the lowest free number, which is that of the stream: no other file may get it.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def main() -> NoReturn:
     """Run one command and end the process with its exit code."""
     end_on_signals()
+    _replace_closed_streams()
     from mltrain.cli.app import run
 
     code = run()

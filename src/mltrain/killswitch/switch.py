@@ -268,11 +268,12 @@ def resume(
         if state.is_running:
             return ResumeResult(resumed=False, lifted=(), state=state.with_silence(silence))
         _refuse_damaged_log(models)
-        unknown = [h.trigger for h in state.halts if h.trigger is not None and h.trigger not in acknowledge]
+        # The newest reason by trigger.
+        unknown = {h.trigger: h.why for h in state.halts if h.trigger is not None and h.trigger not in acknowledge}
         if unknown:
-            names = list(dict.fromkeys(unknown))
+            names = list(unknown)
             raise NoGoError(
-                f"serving was halted by {' and '.join(names)}: {state.halts[-1].why}",
+                f"serving was halted by {' and '.join(names)}: {unknown[names[-1]]}",
                 hint=f"once that is understood, add {' '.join(f'--acknowledge {name}' for name in names)}",
             )
         if not force:

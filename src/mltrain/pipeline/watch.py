@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from mltrain.candles.frame import times_ms
-from mltrain.errors import InputError, SourceError
+from mltrain.errors import InputError, RefusedError, SourceError
+from mltrain.killswitch.gate import HALTED
 from mltrain.pipeline.predict import read_inputs
 from mltrain.serving.answers import ERROR, Answer, find_prices
 from mltrain.serving.rows import MAX_AGE_BARS, STALE
@@ -157,7 +158,7 @@ class Watch:
         found_s = time.perf_counter()
         for symbol, new in found.items():
             self._add_candles(symbol, new, requested[symbol], clock_ms)
-        rows = self._score_new(clock_ms)
+        rows = self._heed_halts(self._score_new(clock_ms))
         self._record(rows, clock_ms, latency_ms=1000 * (time.perf_counter() - found_s))
         self._drop_old_candles(end_ms)
         if self._failures:
@@ -231,6 +232,26 @@ class Watch:
             refused=pl.when(old & pl.col("refused").is_null()).then(pl.lit(STALE)).otherwise("refused"),
             permit=pl.when(~old).then("permit"),
             version=pl.lit(version),
+        )
+
+    def _heed_halts(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows without those that were halted since: the inputs of the next symbol may have taken seconds."""
+        halted, reduced = set(), set()
+        for symbol in rows["symbol"].unique():
+            try:
+                if self._model.permit(symbol) is not None:
+                    reduced.add(symbol)
+            except RefusedError:
+                halted.add(symbol)
+        if not halted | reduced:
+            return rows
+        is_halted = pl.col("symbol").is_in(halted)
+        is_reduced = pl.col("symbol").is_in(reduced) & pl.col("refused").is_null()
+        return rows.with_columns(
+            p=pl.when(~is_halted).then("p"),
+            raw=pl.when(~is_halted).then("raw"),
+            refused=pl.when(is_halted).then(pl.lit(HALTED)).otherwise("refused"),
+            permit=pl.when(is_reduced).then(pl.lit("reduce")).when(~is_halted).then("permit"),
         )
 
     def _read_answered(self) -> dict[str, int]:
