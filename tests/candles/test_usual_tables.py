@@ -20,6 +20,7 @@ KLINES = [
 ]  # fmt: skip
 TIMES = [0, 1e11, 99_999_999_999, 10**14, None]
 CELLS = [1.0, 0.0, -1.0, 1e-8, 1e15, 2.5, 7, 3e9, "1.5", " 2 ", "1,5", "1e3", "nan", "inf", "", "x", None, True]
+CELLS += [1e308, -1e308, 5e-324, 2**53, 2**63 - 1, "9" * 40]
 
 
 @settings(max_examples=400)

@@ -19,6 +19,7 @@ from mltrain.card.validation import CARD_FILE
 from mltrain.monitoring.ledger import LEDGER, read_ledger
 from mltrain.names import DEFAULT_SLOT
 from mltrain.progress import Silent
+from mltrain.service import http_server
 from mltrain.service.access import Access, parse_bind, read_token
 from mltrain.service.http_server import HttpServer
 from mltrain.service.scoring import Scoring
@@ -468,6 +469,18 @@ def test_bytes_that_are_no_request_end_nothing(client, service, data, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    "begun", [b"", b"GET /healthz HTTP/1.1\r\nHos", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nG"]
+)
+def test_a_head_that_does_not_come_ends_the_connection(model, monkeypatch, begun):
+    """Whether nothing of it came, a part, or a part of the next one."""
+    monkeypatch.setattr(http_server, "HEAD_S", 0.05)
+    with running(Scoring(model, clock=clock), ServiceLimits()) as (url, _, _):
+        answer = talk(url, begun)
+
+    assert answer.count(b"HTTP/1.1 ") == begun.count(b"\r\n\r\n")
+
+
 @pytest.fixture
 def token_file(tmp_path):
     path = tmp_path / "token"
@@ -595,3 +608,9 @@ def test_every_row_is_recorded_before_it_is_answered(tmp_path, live_dir, rows):
     assert (failed.status_code, failed.json()["error"]["code"]) == (503, "machine")
     assert "not given" in failed.json()["error"]["message"]
     assert failed.json()["error"]["message"] in shown.warnings[-1]
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement(model):
+    """The event loop sets TCP_NODELAY on a connection whose listener names TCP."""
+    with running(Scoring(model, clock=clock), ServiceLimits()) as (_, _, server):
+        assert server._socket.proto == socket.IPPROTO_TCP

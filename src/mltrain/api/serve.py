@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Where the service listens if nothing else is said: on this machine only.
 BIND: Final = "127.0.0.1:8000"
 #: Default limits of a request; see `ServiceLimits`.
-MAX_BODY_MB: Final = 4
+MAX_BODY_MB: Final = 1.0
 TIMEOUT_S: Final = 10.0
 THREADS: Final = 2
 QUEUE: Final = 64
@@ -90,8 +90,11 @@ class RunningService:
         result: Its address, and what it serves at the start.
     """
 
-    def __init__(self, result: ServeResult, progress: Progress, messages: _Messages) -> None:
+    def __init__(
+        self, result: ServeResult, progress: Progress, messages: _Messages, is_running: Callable[[], bool]
+    ) -> None:
         self.result = result
+        self._is_running = is_running
         self._progress = progress
         self._messages = messages
 
@@ -109,6 +112,8 @@ class RunningService:
         pause = threading.Event()
         while not ended():
             self.show_messages()
+            if not self._is_running():
+                raise RuntimeError("the HTTP server has ended by itself")
             pause.wait(_WAKE_S)
 
     def show_messages(self) -> None:
@@ -269,7 +274,7 @@ def serve(
         result = ServeResult(
             address.url, served.version, served.symbols, served.interval, access.token is not None, watching=watch
         )
-        service = RunningService(result, shown, messages)
+        service = RunningService(result, shown, messages, lambda: server.is_running)
         stack.callback(service.show_messages)
         stack.callback(app.close)
         stack.callback(server.stop)

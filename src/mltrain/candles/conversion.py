@@ -226,7 +226,7 @@ def _read_usual(frame: pl.DataFrame) -> pl.DataFrame | None:
         and is_ms(int(ts_ms.max()))
         and len(numbers) == len(columns)
         and all(np.isfinite(number).all() for number in numbers.values())
-        and ("trades" not in numbers or bool((numbers["trades"] == numbers["trades"].round()).all()))
+        and ("trades" not in numbers or _are_counts(numbers["trades"]))
         and ("quote_volume" not in numbers or _is_quote_volume(numbers))
     )
     if not is_usual:
@@ -241,6 +241,11 @@ def _read_usual_numbers(column: pl.Series) -> pl.Series | None:
         return None
     read = column.cast(pl.Float64, strict=False)
     return None if read.null_count() else read
+
+
+def _are_counts(numbers: NDArray[np.float64]) -> bool:
+    """Return whether all numbers are whole, and small enough that a float holds each exactly."""
+    return bool(((numbers == numbers.round()) & (np.abs(numbers) < 2**53)).all())
 
 
 def _is_quote_volume(numbers: Mapping[str, NDArray[np.float64]]) -> bool:

@@ -26,6 +26,7 @@ from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, read_style, rende
 from mltrain.report.scales import linear_scale, widen
 from mltrain.report.svg import Missing, Plot, make_figure
 from mltrain.report.texts import DASH, format_number, format_percent
+from mltrain.storage.disk_errors import disk_errors
 from mltrain.store.listing import list_models
 from mltrain.times import format_age, format_seconds, interval_ms
 from mltrain.training.metrics import ece, reliability_table
@@ -157,6 +158,8 @@ class Dashboard:
         self._label = label
         self._ledger = store.data_dir / LEDGER
         self._calibration: tuple[str, LiveCalibration] | None = None
+        # When the models folder had changed when the versions were read, in ns, and their cells.
+        self._versions: tuple[int, list[tuple[ModelRow, str | None, Sequence[str]]]] | None = None
         # One view at a time reads on in the ledger.
         self._lock = threading.Lock()
 
@@ -168,7 +171,7 @@ class Dashboard:
         """
         served, halts = self._scoring.describe(), self._scoring.halts()
         ledger, no_ledger = self._list_ledger()
-        versions = list(reversed(list_models(self._store)))
+        versions = self._list_versions()
         return render(
             "dashboard.html.j2",
             served=served,
@@ -196,7 +199,7 @@ class Dashboard:
             calibration=self._draw_calibration(served),
             ledger=ledger,
             no_ledger=no_ledger,
-            versions=[(row, self._find_report(row), _list_figures(row)) for row in versions[:_MAX_VERSIONS]],
+            versions=versions[:_MAX_VERSIONS],
             hidden=max(0, len(versions) - _MAX_VERSIONS),
         )
 
@@ -269,6 +272,22 @@ class Dashboard:
                 # Read again from the start next time.
                 self._calibration = None
                 return Missing(_CALIBRATION, err.message)
+
+    def _list_versions(self) -> list[tuple[ModelRow, str | None, Sequence[str]]]:
+        """Return each version, newest first, with the link to its report and its figures.
+
+        A publication and a promotion change the folder; nothing is read again before.
+        """
+        with disk_errors(self._store.models, "read"):
+            changed_ns = self._store.models.stat().st_mtime_ns
+        known = self._versions
+        if known is None or known[0] != changed_ns:
+            rows = reversed(list_models(self._store))
+            known = self._versions = (
+                changed_ns,
+                [(row, self._find_report(row), _list_figures(row)) for row in rows],
+            )
+        return known[1]
 
     def _find_report(self, row: ModelRow) -> str | None:
         """Return the link to a version's report; None if it has none."""

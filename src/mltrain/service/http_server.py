@@ -52,6 +52,12 @@ class TimedProtocol(H11Protocol):
         else:
             self._stop_timer()
 
+    def on_response_complete(self) -> None:
+        """Await the next request, of which a part may be there already."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.conn.trailing_data[0]:
+            self._start_timer()
+
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no HTTP; a request before them that is not answered yet gets no answer."""
         if self.cycle is not None and not self.cycle.response_complete:
@@ -134,7 +140,9 @@ class HttpServer:
         """
         address = self._address
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        # With the protocol named, asyncio sets TCP_NODELAY: else the body of an answer, which uvicorn writes after its
+        # head, waits 40 ms for the client's delayed acknowledgement.
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((address.host, address.port))

@@ -78,6 +78,8 @@ _HEADERS: Final = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+# Frames of a traceback that a message shows: those nearest to the error.
+_FRAMES: Final = -6
 _CLOSE: Final = {"connection": "close"}
 
 
@@ -95,7 +97,7 @@ class ServiceLimits:
         UsageError: A value is out of its range.
     """
 
-    max_body_mb: float = 4.0
+    max_body_mb: float = 1.0
     timeout_s: float = 10.0
     threads: int = 2
     queue: int = 64
@@ -218,7 +220,9 @@ class WebApp:
             # Nobody is left to answer.
             pass
         except Exception as err:  # noqa: BLE001 -- `_answer_bug` has answered; here the bug becomes known
-            self._report(f"request {request_id}: a bug: {''.join(traceback.format_exception(err)).rstrip()}")
+            self._report(
+                f"request {request_id}: a bug: {''.join(traceback.format_exception(err, limit=_FRAMES)).rstrip()}"
+            )
         finally:
             route = scope["path"] if scope["path"] in _ROUTES else _OTHER
             self._metrics.count_request(route, status, time.perf_counter() - begin_s)
