@@ -473,7 +473,7 @@ def test_bytes_that_are_no_request_end_nothing(client, service, data, capfd):
     "begun", [b"", b"GET /healthz HTTP/1.1\r\nHos", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nG"]
 )
 def test_a_head_that_does_not_come_ends_the_connection(model, monkeypatch, begun):
-    """Whether nothing of it came, a part, or a part of the next one."""
+    """Whether no byte of it came, a part, or a part of the next one."""
     monkeypatch.setattr(http_server, "HEAD_S", 0.05)
     with running(Scoring(model, clock=clock), ServiceLimits()) as (url, _, _):
         answer = talk(url, begun)
