@@ -237,7 +237,11 @@ class Dashboard:
                 DASH if age_s is None else format_age(age_s),
                 "since the close of the oldest symbol's newest candle",
             ),
-            ("Candles", "read here" if self._scoring.is_watching else "in requests", "where they come from"),
+            (
+                "Candles",
+                "from the source" if self._scoring.is_watching else "from requests",
+                "that answers are computed from",
+            ),
             ("Lookback", f"{served.lookback_bars:,}", "candles for each answer"),
             ("Features", f"{len(served.features):,}", f"card {served.card_sha256[:12]}"),
         ]
