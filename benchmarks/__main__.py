@@ -108,7 +108,14 @@ def read_startup(text: str) -> list[Row]:
             numbers(rf"^mltrain {command} +([\d.]+) ms +([\d.]+) x hello", text),
             lambda ms, ratio, limit=limit: (f"{ms:.0f} ms", f"{ratio:.2f} x", ratio <= limit),
         )
-        for command, limit in (("--help", 2), ("models", 2), ("rollback", 2), ("halt", 2), ("card validate", 1.5))
+        for command, limit in (
+            ("--help", 2),
+            ("models", 2),
+            ("status", 3),
+            ("rollback", 2),
+            ("halt", 2),
+            ("card validate", 1.5),
+        )
     ]
 
 

@@ -1,10 +1,11 @@
-"""Start-up of `mltrain --help`, `models`, `rollback`, `halt` and `card validate` against a bare Typer hello.
+"""Start-up of `mltrain --help`, `models`, `status`, `rollback`, `halt` and `card validate` against a bare Typer hello.
 
     python benchmarks/startup.py [--runs 15]
 
 The commands alternate, so that load on the machine affects all of them; all modules are compiled before, as they are in
 an installed package. Prints medians of the times, and of the ratios within each round. The budget is twice the time of
-the hello program, and for `card validate` one and a half times.
+the hello program, for `card validate` one and a half times, and for `status`, which reads 2,000 answers and computes
+their calibration with NumPy, three times.
 """
 
 from __future__ import annotations
@@ -60,6 +61,36 @@ def prepare(folder: Path) -> str:
     return (folder / "models" / "best_lgbm").readlink().name
 
 
+def answer(data: Path, version: str) -> None:
+    """Record as many answers of a version as `status` reads."""
+    from mltrain.monitoring.ledger import LEDGER, Ledger, LedgerRow, format_at
+    from mltrain.times import MINUTE_MS, format_ms
+
+    # After the promotion, on the grid.
+    begin_ms = (time.time_ns() // 1_000_000 // MINUTE_MS + 1) * MINUTE_MS
+    rows = [
+        LedgerRow(
+            at=format_at(begin_ms + (bar + 1) * MINUTE_MS),
+            ts=format_ms(begin_ms + bar * MINUTE_MS),
+            symbol="BTCUSDT",
+            version=version,
+            code_sha256="0" * 64,
+            p=0.4 + bar % 21 / 100,
+            raw=0.5,
+            refused=None,
+            permit=None,
+            high=102.0,
+            low=99.0,
+            close=100.0 + bar % 2,
+            source_at=None,
+            latency_ms=3.0,
+        )
+        for bar in range(2_000)
+    ]
+    with Ledger(data / LEDGER) as ledger:
+        ledger.append(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=15)
@@ -72,6 +103,7 @@ def main() -> None:
         hello.write_text(HELLO)
         data = Path(scratch) / "data"
         version = prepare(data)
+        answer(data, version)
         halted = Path(scratch) / "halted"
         (halted / "models").mkdir(parents=True)
         commands = {
@@ -79,6 +111,7 @@ def main() -> None:
             "typer hello --help": [sys.executable, str(hello), "--help"],
             "mltrain --help": [MLTRAIN, "--help"],
             "mltrain models": [MLTRAIN, "models", "--data-dir", str(data)],
+            "mltrain status": [MLTRAIN, "status", "--data-dir", str(data)],
             "mltrain rollback": [MLTRAIN, "rollback", version, "--data-dir", str(data)],
             "mltrain halt": [MLTRAIN, "halt", "--why", "a benchmark", "--data-dir", str(halted)],
             "mltrain card validate": [MLTRAIN, "card", "validate", "--data-dir", str(data)],

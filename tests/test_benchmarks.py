@@ -15,6 +15,7 @@ PRINTED = {
 typer hello              162.0 ms    1.00 x hello
 mltrain --help           234.0 ms    1.45 x hello
 mltrain models           217.0 ms    1.34 x hello
+mltrain status           401.0 ms    2.48 x hello
 mltrain rollback         216.0 ms    1.34 x hello
 mltrain halt             210.0 ms    1.30 x hello
 mltrain card validate    260.0 ms    1.60 x hello
@@ -133,7 +134,7 @@ training of 100 symbols x 90 days: 12,960,000 candles x 54 features, 2 workers: 
 """,
 }
 MET = {
-    "startup": [True, True, True, True, False],
+    "startup": [True, True, True, True, True, False],
     "snapshot": [True, False, True, True],
     "features": [True, True, True],
     "search": [True],

@@ -219,6 +219,7 @@ CASES = [
 VOLATILE = frozenset(
     {
         "when",
+        "age_s",
         "answers",
         "refusals",
         "p50_ms",
