@@ -7,11 +7,13 @@ import shutil
 
 import pytest
 
+from mltrain.cli.status import _view
 from mltrain.config.loading import load_operate_config
 from mltrain.errors import InputError
 from mltrain.killswitch.halts import SENTINEL_SILENT
 from mltrain.killswitch.heartbeat import HEARTBEAT_FILE
 from mltrain.killswitch.switch import arm, halt
+from mltrain.monitoring.status import Problem
 from mltrain.monitoring.status_reader import find_status
 from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
@@ -337,6 +339,18 @@ def test_the_card_of_another_tool_gives_what_it_has(store):
 
     assert (found.problems, live(found).version) == ((), name)
     assert (live(found).answers.rows, live(found).calibration, live(found).drift) == (1, None, None)
+
+
+def test_an_odd_card_hides_nothing_and_prints_on_one_line(store):
+    """Control characters of a reason are not printed, and an unknown interval is named."""
+    reason = "\x1b[31mred\nline"
+    publish(store, verdict="NO-GO", failed=[("skill", reason)])
+    lines = list(_view(look(store)))
+
+    assert [line for line in lines if "red" in line] == ["  last round   2025-10-15.2 NO-GO: skill:  [31mred line"]
+    assert all(line.isprintable() for line in lines)
+    problem = Problem("unreadable", None, "\x1b[31mred\nline\nthird", "do it")
+    assert problem.describe() == " [31mred (and 2 more); do it"
 
 
 PARTS = (

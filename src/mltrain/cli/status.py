@@ -86,7 +86,9 @@ def _view_problems(found: Status) -> View:
 
 
 def _labelled(label: str, text: str, *, indent: int = 0) -> str:
-    return f"{' ' * indent}{label:<{_LABEL_WIDTH - indent}}{text}"
+    # What a card or the ledger holds may be any text.
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return f"{' ' * indent}{label:<{_LABEL_WIDTH - indent}}{shown}"
 
 
 def _view_slot(slot: SlotStatus, now_ms: int) -> Iterator[tuple[str, str]]:

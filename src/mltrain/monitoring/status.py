@@ -53,7 +53,8 @@ class Problem:
         slot = "" if self.slot is None else f"{self.slot}: "
         first, *others = self.sentence.splitlines() or [""]
         more = f" (and {len(others)} more)" if others else ""
-        return f"{slot}{first}{more}{'' if self.hint is None else f'; {self.hint}'}"
+        text = f"{slot}{first}{more}{'' if self.hint is None else f'; {self.hint}'}"
+        return "".join(c if c.isprintable() else " " for c in text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from mltrain.card.model_card import Section
 from mltrain.card.validation import CARD_FILE
 from mltrain.errors import InputError, MltrainError
 from mltrain.killswitch.gate import HALTED, HALTED_HINT, REDUCED, HaltGate
+from mltrain.killswitch.halts import HaltState
 from mltrain.killswitch.heartbeat import HEARTBEAT_FILE, boot_clock, find_silence, read_heartbeat
 from mltrain.monitoring.ledger import LEDGER, format_at, newest_rows
 from mltrain.monitoring.status import (
@@ -32,6 +33,7 @@ from mltrain.monitoring.status import (
     SlotStatus,
     Status,
 )
+from mltrain.names import SNAPSHOT, show
 from mltrain.snapshots import FOLDER, LATEST
 from mltrain.storage.manifest import read_manifest
 from mltrain.storage.reading import read_pointer
@@ -156,7 +158,8 @@ class _Reader:
     def read_kill_switch(self, boot_s: Callable[[], float]) -> KillSwitch:
         """Return the state of the kill switch."""
         models = self._store.models
-        state = HaltGate(models, clock=boot_s).state()
+        # Without the folder nothing can be served, and nothing was halted.
+        state = HaltGate(models, clock=boot_s).state() if os.path.lexists(models) else HaltState()
         for halt in state.halts:
             self._note("halted" if halt.mode == "halt" else "reduced", None, halt.describe(), HALTED_HINT)
         heartbeat = silence = None
@@ -223,6 +226,8 @@ class _Reader:
         name = read_pointer(folder / LATEST)
         if name is None:
             return None
+        if SNAPSHOT.fullmatch(name) is None:
+            raise InputError(f"{folder / LATEST} points to {show(name)}, which is not a snapshot")
         manifest = read_manifest(folder / name, kind="snapshot")
         facts = (Section(dict(entry.facts)) for entry in manifest.files)
         newest_ms = max((each.time_ms("last") or 0 for each in facts if each.text("symbol")), default=None)
@@ -291,7 +296,7 @@ class _Reader:
             fitted_on=card.fitted_on,
             comparable_from=self._find_comparable(card),
         )
-        self._check_answers(found, slot, since_ms)
+        self._try(slot, partial(self._check_answers, found, slot, since_ms))
         if not answered:
             return found
         return self._try(slot, partial(self._add_quality, found, live, answered, card)) or found
