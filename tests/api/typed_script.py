@@ -158,7 +158,8 @@ def operate(run: mt.TrainResult) -> None:
     print([each.sentence for each in mt.status(config={"training": {"every_h": None}}, slot="btc-1m").problems])
     ledger = mt.Ledger("data/ledger")
     recorded = mt.load("best:btc-1m", ledger=ledger)
-    print(recorded.predict_candles("candles.parquet"), [row.p for row in mt.read_ledger("data/ledger")])
+    rows: list[mt.LedgerRow] = list(mt.read_ledger("data/ledger"))
+    print(recorded.predict_candles("candles.parquet"), [row.p for row in rows])
     print(mt.ledger(symbols=["BTCUSDT"]).problem, mt.ledger_prune(keep_days=400).removed)
     for prediction in mt.watch("best:btc-1m", ledger=True):
         assert_type(prediction, mt.WatchedPrediction)
