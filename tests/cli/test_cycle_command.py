@@ -76,7 +76,7 @@ def test_it_waits_until_a_signal(tmp_path, number, code):
     """It prints a line per round and per gap, ends at once, and a second one in the same slot ends with 7."""
     now_ms = int(time.time() * 1000)
     long_ago = format_seconds(now_ms - 30 * 86_400_000)[:11] + "00:00:00Z"
-    append_round(tmp_path, Round("lgbm", "held", "a test", long_ago, long_ago, long_ago))
+    append_round(tmp_path, Round("lgbm", "held", "a test", long_ago, long_ago, long_ago, long_ago))
     words = [MLTRAIN, "cycle", "--source", "files", "--from", "none", "--interval", "1m", "--json"]
     with subprocess.Popen(
         [*words, "--data-dir", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL, text=True

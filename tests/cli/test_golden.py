@@ -220,6 +220,7 @@ ROUND = Round(
     outcome="held",
     sentence="2025-10-16 of the slot lgbm is GO and was held: it is not clearly better than 2025-10-15",
     due="2025-10-16T02:00:00Z",
+    next_due="2025-10-17T02:00:00Z",
     begun="2025-10-16T02:00:00Z",
     ended="2025-10-16T02:09:30Z",
     snapshot="2025-10-16T02-00-00Z",

@@ -11,6 +11,7 @@ import pytest
 
 from mltrain.killswitch.heartbeat import find_silence
 from mltrain.killswitch.switch import read_halts
+from mltrain.monitoring.events import queue_event
 from mltrain.monitoring.ledger import LEDGER, Ledger, format_at
 from mltrain.store.promotion import promote_version
 from mltrain.store.publishing import publish_version
@@ -18,6 +19,7 @@ from mltrain.store.store import Store
 from support.bare_versions import HAND
 from support.ledger_rows import VERSION, row
 from support.program import MLTRAIN, NEUTRAL, call
+from support.receivers import receiving, write_secret
 
 LABEL = {"kind": "direction", "horizon_bars": 1, "ties": "drop"}
 CARD = {
@@ -96,3 +98,23 @@ def test_it_runs_until_a_signal(store, tmp_path, number, code):
     assert line.split()[1:4] == ["halted", "error", "serving"]
     assert (run.returncode, out, err) == (code, "", "")
     assert find_silence(store.models, 600) is None
+
+
+def test_it_delivers_events(store, tmp_path):
+    """That of its own halt, and one that another command has queued."""
+    (tmp_path / "own.yml").write_text("sentinel: {every_s: 0.1}")
+    queue_event(store.data_dir, "test", "a test", by="me@host", now_ms=int(time.time() * 1000))
+    fail(store)
+    with receiving() as received:
+        env = {"MLTRAIN_NOTIFY_URL": received.url, "MLTRAIN_NOTIFY_SECRET_FILE": str(write_secret(tmp_path))}
+        words = [MLTRAIN, "sentinel", "--config", tmp_path / "own.yml", "--data-dir", store.data_dir]
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, env={**NEUTRAL, **env}) as run:
+            assert received.arrived.acquire(timeout=60)
+            assert received.arrived.acquire(timeout=60)
+            run.terminate()
+        documents = [json.loads(body) for _, body in received.posts]
+
+    assert sorted(document["kind"] for document in documents) == ["halt", "test"]
+    halted = next(document for document in documents if document["kind"] == "halt")
+    assert halted["details"]["trigger"] == "error"
+    assert halted["by"] == "mltrain sentinel"

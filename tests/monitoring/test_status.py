@@ -13,6 +13,7 @@ from mltrain.errors import InputError
 from mltrain.killswitch.halts import SENTINEL_SILENT
 from mltrain.killswitch.heartbeat import HEARTBEAT_FILE
 from mltrain.killswitch.switch import arm, halt
+from mltrain.monitoring.rounds import Round, append_round
 from mltrain.monitoring.status import Problem
 from mltrain.monitoring.status_reader import find_status
 from mltrain.store.publishing import publish_version
@@ -159,6 +160,19 @@ def test_the_next_round_follows_the_newest_version_of_any_verdict(store):
     assert (slot.last_round.version, slot.last_round.verdict, slot.last_round.is_live) == (name, "NO-GO", False)
     assert slot.last_round.failed == ("skill: 0.4 pp, lower end -1.2",)
     assert slot.live.version == FIRST
+
+
+def test_the_next_round_is_that_of_the_cycle_if_one_runs(store):
+    """By its log of rounds, also after a round that gave no version; not by one from before the newest version."""
+    begun = "2025-10-16T18:00:00Z"
+    append_round(store.data_dir, Round("lgbm", "failed", "a test", begun, "2025-10-17T00:00:00Z", begun, begun))
+    (slot,) = look(store).slots
+
+    assert slot.next_round == "2025-10-17T00:00:00Z"
+    old = "2025-10-14T18:00:00Z"
+    append_round(store.data_dir, Round("lgbm", "failed", "a test", old, "2025-10-15T00:00:00Z", old, old))
+    (slot,) = look(store).slots
+    assert slot.next_round != "2025-10-15T00:00:00Z"
 
 
 def test_a_held_version_says_why(store):

@@ -82,6 +82,7 @@ def test_rounds_begin_at_their_times(tmp_path):
     rounds = Rounds(tmp_path, Clock(MIDNIGHT_MS + 3 * HOUR_MS))
     made = rounds.take(3)
 
+    assert [each.next_due for each in made[:2]] == [each.due for each in made[1:]]
     assert [each.due for each in made] == [format_ms(MIDNIGHT_MS + day * DAY_MS + 2 * HOUR_MS) for day in (1, 2, 3)]
     assert all(0 <= began - each.due_ms < 10 * MINUTE_MS for began, each in zip(rounds.began, made, strict=True))
     log = read_rounds(tmp_path)
@@ -233,7 +234,7 @@ def test_a_wrong_schedule_is_a_usage_error(every, at):
 def test_slots_share_the_log(tmp_path):
     """Each counts its own rounds."""
     for slot, due in (("lgbm", "2025-10-15T02:00:00Z"), ("other", "2025-10-17T02:00:00Z")):
-        append_round(tmp_path, Round(slot, "held", "a test", due, due, due))
+        append_round(tmp_path, Round(slot, "held", "a test", due, due, due, due))
 
     assert format_ms(read_rounds(tmp_path).last_due_ms("lgbm")) == "2025-10-15T02:00:00Z"
     assert read_rounds(tmp_path).last_due_ms("none") is None

@@ -137,14 +137,15 @@ def deliver(
     """Post every event of a queue, oldest first, and remove those that the receiver accepts.
 
     Events after one that the receiver refuses (4xx) are posted, too; after one for which it does not answer, is
-    overloaded or broken, the rest waits. While another process delivers the same queue, nothing is posted.
+    overloaded or broken, the rest waits. Another process that delivers the same queue is waited for:
+    it may have listed the queue before the newest event.
 
     Args:
         folder: The folder of the queue; it need not exist.
         receiver: The receiver.
         clock: Returns seconds since 1970, UTC.
         attempt_s: Seconds that one attempt may take.
-        total_s: Seconds after which no attempt begins or goes on.
+        total_s: Seconds after which no attempt begins or goes on, and that another process is waited for.
 
     Raises:
         MachineError: The folder cannot be read or locked.
@@ -185,7 +186,7 @@ def deliver(
 
     if list_events(folder):
         try:
-            with lock_folder(folder, purpose="delivering events", wait_s=0):
+            with lock_folder(folder, purpose="delivering events", wait_s=total_s):
                 run_async(post_all)
         except LockedError:
             problems.append(f"another process delivers the events in {folder}")

@@ -124,6 +124,7 @@ class Round(Result):
             "failed" or "missed".
         sentence: Why, in one sentence.
         due: When it was due, UTC; of a gap, when the last round in it was; null: it was asked for by hand.
+        next_due: When the next round is due, UTC.
         begun: When it began, UTC; null: it was missed.
         ended: When it ended, UTC; null: it was missed.
         missed: Number of rounds that were missed; 0 unless it is a gap.
@@ -141,6 +142,7 @@ class Round(Result):
     outcome: RoundOutcome
     sentence: str
     due: str | None
+    next_due: str
     begun: str | None
     ended: str | None
     missed: Annotated[int, Limits(0)] = 0
@@ -168,6 +170,10 @@ class RoundLog:
 
     rounds: tuple[Round, ...] = ()
     problems: tuple[str, ...] = ()
+
+    def last(self, slot: str) -> Round | None:
+        """Return the newest line of a slot; None: there is none."""
+        return next((each for each in reversed(self.rounds) if each.slot == slot), None)
 
     def last_due_ms(self, slot: str) -> int | None:
         """Return when the last recorded round of a slot was due, ms UTC; None: no round of it was recorded."""

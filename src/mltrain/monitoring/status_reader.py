@@ -22,6 +22,7 @@ from mltrain.killswitch.gate import HALTED, HALTED_HINT, REDUCED, HaltGate
 from mltrain.killswitch.halts import HaltState
 from mltrain.killswitch.heartbeat import HEARTBEAT_FILE, boot_clock, find_silence, read_heartbeat
 from mltrain.monitoring.ledger import LEDGER, format_at, newest_rows
+from mltrain.monitoring.rounds import read_rounds
 from mltrain.monitoring.status import (
     KillSwitch,
     LastRound,
@@ -263,6 +264,10 @@ class _Reader:
         if rounds.every_h is None:
             return None
         due_ms = parse_time(newest.created_at) + int(rounds.every_h * HOUR_MS)
+        last = read_rounds(self._store.data_dir).last(newest.slot)
+        if last is not None and (last.ended or last.next_due) >= newest.created_at:
+            # `mltrain cycle` runs; this round may have given no version.
+            due_ms = parse_time(last.next_due)
         if self._now_ms > due_ms + rounds.grace_h * HOUR_MS:
             late = format_age((self._now_ms - due_ms) / SECOND_MS)
             self._note(

@@ -143,7 +143,7 @@ class Cycle:
             return
         last_ms = due_ms - self._schedule.every_ms
         sentence = describe_gap(first_ms, last_ms, count)
-        gap = Round(self._slot, "missed", sentence, format_ms(last_ms), None, None, missed=count)
+        gap = Round(self._slot, "missed", sentence, format_ms(last_ms), format_ms(due_ms), None, None, missed=count)
         self._record(gap)
         self._progress.warn(sentence)
         self._report("round-missed", sentence, self._now_ms())
@@ -167,6 +167,7 @@ class Cycle:
             outcome=result.outcome,
             sentence=as_sentence(result.sentence),
             due=None if due_ms is None else format_ms(due_ms),
+            next_due=format_ms(self._schedule.next_ms(begun_ms if due_ms is None else due_ms)),
             begun=format_seconds(begun_ms),
             ended=format_seconds(self._now_ms()),
             exit_code=result.exit_code,
