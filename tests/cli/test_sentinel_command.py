@@ -101,7 +101,7 @@ def test_it_runs_until_a_signal(store, tmp_path, number, code):
 
 
 def test_it_delivers_events(store, tmp_path):
-    """That of its own halt, and one that another command has queued."""
+    """That of the halt that it asked for, and one that another command has queued."""
     (tmp_path / "own.yml").write_text("sentinel: {every_s: 0.1}")
     queue_event(store.data_dir, "test", "a test", by="me@host", now_ms=int(time.time() * 1000))
     fail(store)
