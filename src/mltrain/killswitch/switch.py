@@ -296,7 +296,8 @@ def resume(
         _append(models, line)
         # A halt that came in between is not one of those that were looked at, and stays.
         now, log = _read_files(models)
-        left = HaltState(tuple(each for each in now.halts if each not in state.halts), now.armed)
+        ended = {_identify(each) for each in state.halts}
+        left = HaltState(tuple(each for each in now.halts if _identify(each) not in ended), now.armed)
         _write_state(models, left, log)
     return ResumeResult(resumed=True, lifted=state.halts, state=read_halts(models).with_silence(silence))
 
@@ -349,9 +350,12 @@ def _change_arming(models: Path, armed: Armed | None, *, by: str, now_ms: int) -
 
 def _is_same(one: Halt, other: Halt) -> bool:
     """Return whether two halts are the same one, whether its line has a number yet or not."""
-    return (one.mode, one.symbols, one.when, one.why, one.by, one.trigger) == (
-        other.mode, other.symbols, other.when, other.why, other.by, other.trigger
-    )  # fmt: skip
+    return _identify(one)[1:] == _identify(other)[1:]
+
+
+def _identify(halt: Halt) -> tuple[object, ...]:
+    """Return what tells a halt from others, its number first."""
+    return halt.serial, halt.mode, halt.symbols, halt.when, halt.why, halt.by, halt.trigger
 
 
 def _is_in_force(wanted: Halt, state: HaltState) -> bool:
