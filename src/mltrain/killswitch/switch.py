@@ -354,7 +354,7 @@ def _is_same(one: Halt, other: Halt) -> bool:
 
 
 def _identify(halt: Halt) -> tuple[object, ...]:
-    """Return what tells a halt from others, its number first."""
+    """Return the identity of a halt, its number first."""
     return halt.serial, halt.mode, halt.symbols, halt.when, halt.why, halt.by, halt.trigger
 
 
