@@ -33,6 +33,7 @@ def test_one_round_is_what_the_function_gives(tmp_path):
         config=QUICK,
         features=FEW_FEATURES,
         workers=1,
+        keep_versions=1,
         keep_snapshot_days=1,
         keep_study_days=1,
         keep_backtest_days=1,
@@ -61,7 +62,7 @@ def test_a_failing_round_ends_with_the_code_of_its_error(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [("--every", "30s"), ("--at", "25:00"), ("--keep-ledger-days", "0"), ("--trials", "0"), ("--notify", "ftp://x")],
+    [("--every", "30s"), ("--at", "25:00"), ("--keep-versions", "0"), ("--trials", "0"), ("--notify", "ftp://x")],
 )
 def test_a_wrong_option_is_an_error_before_any_round(words, tmp_path):
     """No round is run at night only to find it."""

@@ -23,7 +23,7 @@ from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
 from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, format_ms
 from support.ledger_rows import START_MS, VERSION, row
-from support.program import FEW_FEATURES, QUICK
+from support.program import QUICK
 from support.receivers import write_secret
 
 DAILY = Schedule.parse("24h", "02:00")
@@ -240,6 +240,17 @@ def test_slots_share_the_log(tmp_path):
     assert read_rounds(tmp_path).last_due_ms("none") is None
 
 
+# They can tell the strong signal: the last move, and where in the quarter-hour it is.
+SEEING = {
+    "version": 1,
+    "label": {"kind": "direction", "horizon": 1, "ties": "drop"},
+    "features": [
+        {"name": "return_1", "op": "log_return", "params": {"bars": 1}},
+        {"name": "quarter", "op": "clock", "params": {"period": "quarter", "wave": "saw"}},
+    ],
+}
+
+
 def test_a_week_on_the_simulated_exchange(tmp_path):
     """Trainings, a machine that is off for a day, an exchange that is down: every due time has its explanation."""
     data = tmp_path / "data"
@@ -258,12 +269,13 @@ def test_a_week_on_the_simulated_exchange(tmp_path):
                 at="02:00",
                 source="binance",
                 base_url=server.base_url,
-                symbols=["BTCUSDT"],
+                symbols=["BTCUSDT", "ETHUSDT"],
                 days=6,
                 trials=1,
-                features=FEW_FEATURES,
+                features=SEEING,
                 config=QUICK,
                 workers=1,
+                keep_versions=2,
                 keep_snapshot_days=1,
                 notify="http://127.0.0.1:9/closed",
                 notify_secret_file=write_secret(tmp_path),
@@ -284,16 +296,17 @@ def test_a_week_on_the_simulated_exchange(tmp_path):
         running.close()
 
     assert [each.due[:10] for each in made] == [f"2025-10-{day:02}" for day in (8, 9, 10, 11, 12, 13)]
-    assert made[0].outcome == "promoted" or "NO-GO" in made[0].sentence
-    assert [each.outcome for each in made[2:4]] == ["failed", "missed"]
+    assert [each.outcome for each in made] == ["promoted", "held", "failed", "missed", "held", "held"]
+    assert "every gate passed" in made[0].sentence
+    assert "was held: not compared with the live version" in made[1].sentence
     assert "failed in taking the snapshot (exit code 6)" in made[2].sentence
     assert "minutes late" in made[4].notes[-1]
     stored = mt.list_models(data_dir=data).models
     trained = [each for each in made if each.version is not None]
-    assert [each.version for each in trained] == [model.version for model in stored]
-    for each in trained:
-        assert each.outcome in {"promoted", "held", "no-go"}
-        assert each.version in each.sentence
+    assert [model.version for model in stored] == ["2025-10-08", "2025-10-12", "2025-10-13"]
+    assert made[5].notes[0] == "keep_versions 2 removed 2025-10-09"
+    assert made[5].notes[1].startswith("keep_snapshot_days 1 removed 2025-10-09T02-")
+    assert all(each.version in each.sentence for each in trained)
     assert read_rounds(data).problems == ()
     assert [each.sentence for each in read_rounds(data).rounds] == [each.sentence for each in made]
     kinds = [read_event(path).event.kind for path in list_events(data / EVENTS)]

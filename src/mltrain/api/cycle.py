@@ -66,6 +66,7 @@ def cycle(
     promote: bool = True,
     ops: str | None = None,
     sign: PathText | None = None,
+    keep_versions: int | None = None,
     keep_ledger_days: int | None = None,
     keep_study_days: int | None = None,
     keep_backtest_days: int | None = None,
@@ -112,6 +113,8 @@ def cycle(
         promote: As in `train`.
         ops: As in `train`. **Importing the module runs its code.**
         sign: As in `train`.
+        keep_versions: After each round, remove all but so many of the newest versions, except the live one, the one
+            before it, the latest, and those in use; None: none.
         keep_ledger_days: After each round, remove days of the ledger that are older; None: none.
         keep_study_days: After each round, remove journals of searches that are older; None: none.
         keep_backtest_days: After each round, remove backtests that are older; None: none.
@@ -140,13 +143,15 @@ def cycle(
 
     shown, asked_by = read_progress(progress), by or current_user()
     schedule = Schedule.parse(every, at)
-    ages = {
+    limits = {
+        # Before the snapshots, which the removed versions needed.
+        "keep_versions": keep_versions,
         "keep_ledger_days": keep_ledger_days,
         "keep_study_days": keep_study_days,
         "keep_backtest_days": keep_backtest_days,
         "keep_snapshot_days": keep_snapshot_days,
     }
-    _check_ages(ages)
+    _check_limits(limits)
     store = open_store(data_dir, check_slot(slot or DEFAULT_SLOT))
     place = store.data_dir
     receiver = read_receiver(notify, notify_secret_file)
@@ -228,7 +233,7 @@ def cycle(
             result.exit_code = NoGoError.exit_code if kind == "no-go" else 0
             if kind == "promotion" and before is not None:
                 result.notes.append(f"the live version before was {before}")
-        _look_after(store, result, ages, now_ms=now_ms)
+        _look_after(store, result, limits, now_ms=now_ms)
 
     rounds = Cycle(place, store.slot, schedule, work=work, report=report, progress=shown, clock=clock)
     courier = _open_courier(place, receiver, clock)
@@ -269,10 +274,10 @@ def _deliver(courier: Courier | None, warn: Callable[[str], None]) -> None:
         warn(warning)
 
 
-def _check_ages(ages: Mapping[str, int | None]) -> None:
-    for name, age in ages.items():
-        if age is not None and read_whole(age, name) < 1:
-            raise UsageError(f"{name} is {age}: expected 1 or more")
+def _check_limits(limits: Mapping[str, int | None]) -> None:
+    for name, limit in limits.items():
+        if limit is not None and read_whole(limit, name) < 1:
+            raise UsageError(f"{name} is {limit}: expected 1 or more")
 
 
 def _check_training(config: PathText | Mapping[str, Any] | None, trials: int | None) -> None:
@@ -283,7 +288,7 @@ def _check_training(config: PathText | Mapping[str, Any] | None, trials: int | N
     load_config(given, overrides={} if trials is None else {"search.trials": trials})
 
 
-def _look_after(store: Store, result: RoundResult, ages: Mapping[str, int | None], *, now_ms: int) -> None:
+def _look_after(store: Store, result: RoundResult, limits: Mapping[str, int | None], *, now_ms: int) -> None:
     """Score the live version on the ledger and remove what is old; what does not work is a note."""
     try:
         result.live = _score_live(store)
@@ -291,16 +296,16 @@ def _look_after(store: Store, result: RoundResult, ages: Mapping[str, int | None
         result.notes.append(f"the live version could not be scored: {err.message}")
     if result.live is not None:
         result.notes.append(result.live.describe())
-    for name, age in ages.items():
-        if age is None:
+    for name, limit in limits.items():
+        if limit is None:
             continue
         try:
-            removed = _PRUNE[name](store.data_dir, age, now_ms)
+            removed = _PRUNE[name](store, limit, now_ms)
         except MltrainError as err:
             result.notes.append(f"nothing was removed for {name}: {err.message}")
             continue
         if removed:
-            result.notes.append(f"{name} {age} removed {removed}")
+            result.notes.append(f"{name} {limit} removed {removed}")
 
 
 def _score_live(store: Store) -> LiveScores | None:
@@ -329,38 +334,45 @@ def _score_live(store: Store) -> LiveScores | None:
     )
 
 
-def _prune_ledger(data_dir: Path, days: int, now_ms: int) -> str:
+def _prune_versions(store: Store, keep: int, now_ms: int) -> str:  # noqa: ARG001 -- as the others
+    from mltrain.store.version_pruning import prune_versions
+
+    return ", ".join(prune_versions(store, keep=keep).removed)
+
+
+def _prune_ledger(store: Store, days: int, now_ms: int) -> str:
     from mltrain.monitoring.ledger import LEDGER, prune_ledger
 
-    return ", ".join(prune_ledger(data_dir / LEDGER, keep_days=days, now_ms=now_ms).removed)
+    return ", ".join(prune_ledger(store.data_dir / LEDGER, keep_days=days, now_ms=now_ms).removed)
 
 
-def _prune_studies(data_dir: Path, days: int, now_ms: int) -> str:
+def _prune_studies(store: Store, days: int, now_ms: int) -> str:
     from mltrain.pipeline.study_pruning import prune_studies
 
-    return ", ".join(prune_studies(data_dir, before_ms=now_ms - days * DAY_MS).removed)
+    return ", ".join(prune_studies(store.data_dir, before_ms=now_ms - days * DAY_MS).removed)
 
 
-def _prune_backtests(data_dir: Path, days: int, now_ms: int) -> str:
+def _prune_backtests(store: Store, days: int, now_ms: int) -> str:
     from mltrain.backtesting.stored import list_backtests, prune_backtests
 
-    rows = list_backtests(data_dir)
+    rows = list_backtests(store.data_dir)
     first = format_ms(now_ms - days * DAY_MS)
     # The rows are in the order of time; a damaged one counts as old.
     old = next((n for n, row in enumerate(rows) if row.backtest and row.backtest.created_at >= first), len(rows))
-    return ", ".join(prune_backtests(data_dir, keep=len(rows) - old).removed)
+    return ", ".join(prune_backtests(store.data_dir, keep=len(rows) - old).removed)
 
 
-def _prune_snapshots(data_dir: Path, days: int, now_ms: int) -> str:
+def _prune_snapshots(store: Store, days: int, now_ms: int) -> str:
     from mltrain.pipeline.snapshot_pruning import prune_snapshots
     from mltrain.snapshots.snapshot import list_snapshots
 
     first = format_ms(now_ms - days * DAY_MS)
-    young = [row for row in list_snapshots(data_dir) if row.problem is None and row.created_at >= first]
-    return ", ".join(prune_snapshots(data_dir, keep=len(young)).removed)
+    young = [row for row in list_snapshots(store.data_dir) if row.problem is None and row.created_at >= first]
+    return ", ".join(prune_snapshots(store.data_dir, keep=len(young)).removed)
 
 
-_PRUNE: Final[Mapping[str, Callable[[Path, int, int], str]]] = {
+_PRUNE: Final[Mapping[str, Callable[[Store, int, int], str]]] = {
+    "keep_versions": _prune_versions,
     "keep_ledger_days": _prune_ledger,
     "keep_study_days": _prune_studies,
     "keep_backtest_days": _prune_backtests,

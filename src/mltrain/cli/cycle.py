@@ -140,6 +140,12 @@ def cycle(
         Path | None,
         output_option("--sign", metavar="FILE", help="Sign each version with this private key (Ed25519, PEM)."),
     ] = None,
+    keep_versions: Annotated[
+        int | None,
+        upkeep_option(
+            "--keep-versions", min=1, help="Remove older versions than so many, but no live one or its predecessor."
+        ),
+    ] = None,
     keep_ledger_days: Annotated[
         int | None,
         upkeep_option("--keep-ledger-days", metavar="DAYS", min=1, help="Remove older days of the ledger."),
@@ -193,6 +199,7 @@ def cycle(
         promote=promote,
         ops=ops,
         sign=sign,
+        keep_versions=keep_versions,
         keep_ledger_days=keep_ledger_days,
         keep_study_days=keep_study_days,
         keep_backtest_days=keep_backtest_days,
