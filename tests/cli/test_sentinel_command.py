@@ -100,6 +100,22 @@ def test_it_runs_until_a_signal(store, tmp_path, number, code):
     assert find_silence(store.models, 600) is None
 
 
+def test_it_halts_without_a_secret(store, tmp_path):
+    """Events that cannot be delivered are a warning; their halt is in force."""
+    (tmp_path / "own.yml").write_text("sentinel: {every_s: 0.1}")
+    fail(store)
+    words = [MLTRAIN, "sentinel", "--config", tmp_path / "own.yml", "--notify", "https://a.example"]
+    with subprocess.Popen(
+        [*words, "--data-dir", store.data_dir], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL, text=True
+    ) as run:
+        line = run.stdout.readline()
+        run.terminate()
+        _, err = run.communicate(timeout=20)
+
+    assert line.split()[1:3] == ["halted", "error"]
+    assert "warning: events are not delivered: events are signed, and there is no secret" in err
+
+
 def test_it_delivers_events(store, tmp_path):
     """That of the halt that it asked for, and one that another command has queued."""
     (tmp_path / "own.yml").write_text("sentinel: {every_s: 0.1}")

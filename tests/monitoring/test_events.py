@@ -103,6 +103,14 @@ def test_a_closed_port_is_a_problem_and_no_error(folder):
     assert "hidden" not in str(found.problems)
 
 
+def test_a_host_that_cannot_be_encoded_is_a_problem_and_no_error(folder):
+    """Some names are refused only when the request is made."""
+    found = deliver(folder, Receiver("https://xn--/hook", SECRET.encode()), clock=clock)
+
+    assert found.delivered == ()
+    assert found.waiting[0].error.startswith("cannot deliver: ")
+
+
 def test_an_event_that_fails_for_days_is_kept_and_reported(folder):
     """A damaged one is reported, too, and does not stop the others."""
     with receiving(500) as received:

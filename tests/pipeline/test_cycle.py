@@ -69,8 +69,8 @@ class Rounds:
 
     def work(self, now_ms, result):
         self.began.append(now_ms)
-        result.outcome, result.sentence = "held", "it was held: a test"
         self.during(len(self.began), result)
+        result.outcome, result.sentence = "held", "it was held: a test"
 
     def take(self, count):
         """Return the next rounds and gaps, without what is needed to go on."""
@@ -154,6 +154,22 @@ def test_a_failing_round_ends_nothing(tmp_path):
     assert made[1].sentence.endswith("the disk is full")
     assert "ZeroDivisionError: a bug" in made[2].sentence
     assert rounds.reported == ["round-failed"] * 3
+
+
+def test_what_follows_a_training_does_not_change_what_it_gave(tmp_path):
+    """A promotion stays one, also if removing old files fails."""
+    rounds = Rounds(tmp_path, Clock(MIDNIGHT_MS))
+
+    def during(_, result):
+        result.outcome, result.sentence = "promoted", "it is live"
+        raise ZeroDivisionError("a bug")
+
+    rounds.during = during
+    (made,) = rounds.take(1)
+
+    assert (made.outcome, made.exit_code) == ("promoted", 0)
+    assert made.notes == ("what follows the training failed (exit code 1): ZeroDivisionError: a bug",)
+    assert rounds.reported == []
 
 
 def test_a_round_that_was_killed_is_made_up_for(tmp_path):

@@ -133,8 +133,9 @@ def cycle(
 
     Raises:
         UsageError: An argument is wrong.
-        InputError: The log of rounds cannot be read; or there is no file of the secret.
-        LockedError: Another cycle runs in this slot.
+        InputError: There is no file of the secret, or it holds none; or, with the first round, the log of rounds cannot
+            be read.
+        LockedError: With the first round: another cycle runs in this slot.
         MachineError: The data folder cannot be written.
     """
     from mltrain.monitoring.rounds import Schedule
@@ -235,24 +236,32 @@ def cycle(
                 result.notes.append(f"the live version before was {before}")
         _look_after(store, result, limits, now_ms=now_ms)
 
-    rounds = Cycle(place, store.slot, schedule, work=work, report=report, progress=shown, clock=clock)
     courier = _open_courier(place, receiver, clock)
 
     def poll_and_wait(seconds: float) -> None:
         _deliver(courier, shown.warn)
         wait(seconds)
 
-    return _hold(place, store.slot, rounds.run_once() if once else rounds.run(poll_and_wait), courier, shown.warn)
+    def begin() -> Iterator[Round]:
+        rounds = Cycle(place, store.slot, schedule, work=work, report=report, progress=shown, clock=clock)
+        return rounds.run_once() if once else rounds.run(poll_and_wait)
+
+    return _hold(place, store.slot, begin, courier, shown.warn)
 
 
 def _hold(
-    data_dir: Path, slot: str, rounds: Iterator[Round], courier: Courier | None, warn: Callable[[str], None]
+    data_dir: Path,
+    slot: str,
+    begin: Callable[[], Iterator[Round]],
+    courier: Courier | None,
+    warn: Callable[[str], None],
 ) -> Iterator[Round]:
     """Yield rounds while no other cycle runs in the slot; deliver events after each."""
     from mltrain.storage.locks import hold_lock
 
     with hold_lock(data_dir / f"cycle-{slot}.lock", wait_s=0, purpose=f"rounds of training in the slot {slot}"):
-        for made in rounds:
+        # The log is read under the lock: another cycle may just have written its last line.
+        for made in begin():
             _deliver(courier, warn)
             yield made
     if courier is not None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mltrain.api.notify import check_notify, note_event, read_receiver
+from mltrain.api.notify import note_event, read_receiver
 from mltrain.api.workspace import DATA_DIR, check_path, open_store, read_clock, read_progress
 from mltrain.documents.results import to_plain
+from mltrain.errors import MltrainError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +45,6 @@ def sentinel(
     """
     from mltrain.monitoring.sentinel import Sentinel
 
-    check_notify(notify)
     moment_ms, store = read_clock(now_ms), open_store(data_dir, None)
     watching = Sentinel(store, _read_config(config), now_ms=moment_ms, is_running=False)
     rows, found = 0, watching.step(moment_ms)
@@ -72,7 +72,8 @@ def run_sentinel(
             else waits in the queue, in a thread; None: neither.
         notify_secret_file: File with the secret that events are signed with.
         data_dir: The data folder.
-        progress: Receives a warning when an evaluation fails: it then writes no heartbeat, and goes on.
+        progress: Receives a warning when an evaluation fails: it then writes no heartbeat, and goes on. Also if events
+            cannot be delivered, as for want of a secret: it halts without them.
         clock: Returns seconds since 1970, as `time.time` does.
         wait: Called with the seconds to wait until the next evaluation.
 
@@ -80,25 +81,28 @@ def run_sentinel(
         An iterator without an end.
 
     Raises:
-        UsageError: `notify` is no address that is allowed, or has no secret, or others may read its file.
-        InputError: The configuration is wrong, or there is no models folder, or it has no live version; or there is no
-            file of the secret.
+        InputError: The configuration is wrong, or there is no models folder, or it has no live version.
         MachineError: The machine refuses to read the models folder.
     """
     from mltrain.monitoring.sentinel import Sentinel, run
 
     settings, store, shown = _read_config(config), open_store(data_dir, None), read_progress(progress)
-    receiver = read_receiver(notify, notify_secret_file)
+    receiver = None
+    try:
+        receiver = read_receiver(notify, notify_secret_file)
+    except MltrainError as err:
+        # The kill switch must work without events.
+        shown.warn(f"events are not delivered: {err.message}")
     watching = Sentinel(store, settings, now_ms=int(clock() * 1000), is_running=True)
-    if receiver is None:
+    if notify is None:
         return run(watching, shown, every_s=settings.sentinel.every_s, clock=clock, wait=wait)
     from mltrain.monitoring.event_delivery import Courier
     from mltrain.monitoring.events import EVENTS
 
-    courier = Courier(store.data_dir / EVENTS, receiver, clock=clock)
+    courier = None if receiver is None else Courier(store.data_dir / EVENTS, receiver, clock=clock)
 
     def deliver_and_wait(seconds: float) -> None:
-        for warning in courier.poll():
+        for warning in () if courier is None else courier.poll():
             shown.warn(warning)
         wait(seconds)
 

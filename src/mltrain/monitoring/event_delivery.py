@@ -223,7 +223,8 @@ async def _post(
             status = response.status_code
     except TimeoutError:
         return f"no answer within {limit_s:.3g} s", False
-    except httpx.HTTPError as err:
+    # The last two: a host name that only the encoding of international names refuses.
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as err:
         return f"cannot deliver: {show(str(err) or type(err).__name__)[:_MAX_SHOWN]}", False
     if 200 <= status < 300:
         return None, True

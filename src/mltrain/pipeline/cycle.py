@@ -158,7 +158,11 @@ class Cycle:
         except MltrainError as err:
             hint = f"; {err.hint}" if err.hint else ""
             self._fail(result, f"{err.message}{hint}", err.exit_code)
-        except Exception as err:  # noqa: BLE001 -- the next round may succeed, and the log says what happened in this one
+        except BaseException as err:
+            # A bug, also a panic of Polars, which is no Exception: the next round may succeed, and the log says why
+            # this one did not.
+            if not isinstance(err, Exception) and type(err).__module__ != "pyo3_runtime":
+                raise
             self._fail(result, f"{type(err).__name__}: {err}", _BUG)
         if late_ms > _GRACE_MS:
             result.notes.append(f"it began {late_ms // MINUTE_MS} minutes late")
@@ -183,6 +187,10 @@ class Cycle:
         return made
 
     def _fail(self, result: RoundResult, message: str, exit_code: int) -> None:
+        if result.sentence:
+            # The training has ended, and what it gave counts.
+            result.notes.append(f"what follows the training failed (exit code {exit_code}): {message}")
+            return
         result.outcome, result.exit_code = "failed", exit_code
         step = "its training" if result.snapshot else "taking the snapshot"
         result.sentence = f"the round failed in {step} (exit code {exit_code}), and the live version stays: {message}"
