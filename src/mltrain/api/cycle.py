@@ -104,7 +104,7 @@ def cycle(
         max_wait: As in `snapshot`.
         connections: As in `snapshot`.
         use_env_proxy: As in `snapshot`.
-        trials: This and the next: as in `train`; an interrupted search is continued.
+        trials: This and the next: as in `train`; an interrupted search on the same snapshot is continued.
         features: As in `train`.
         config: As in `train`.
         workers: As in `train`.
@@ -140,6 +140,7 @@ def cycle(
     """
     from mltrain.monitoring.rounds import Schedule
     from mltrain.pipeline.cycle import Cycle
+    from mltrain.pipeline.study_pruning import list_studies
     from mltrain.storage.folders import make_folder
 
     shown, asked_by = read_progress(progress), by or current_user()
@@ -205,13 +206,15 @@ def cycle(
         )
         result.snapshot = taken.snapshot.id
         before = store.live_name()
+        # Without a search to continue, `resume` would warn in each round.
+        has_search = any(row.study.startswith(f"{taken.snapshot.id}-") for row in list_studies(place))
         trained = train(
             taken.snapshot,
             trials=trials,
             features=features,
             config=config,
             workers=workers,
-            resume=True,
+            resume=has_search,
             timeout_s=timeout_s,
             final=final,
             promote=promote,

@@ -4,8 +4,8 @@ A round that fails, for whatever reason, never ends the process: the next one is
 not begin, because the machine was off or the round before took too long, are missed: the newest one is made up for at
 once, and all are recorded and reported.
 
-Nothing has to be unwound at a signal: a round that is killed has no line, and counts as missed at the next start; its
-trials are kept, so that the round in its place goes on with them.
+Nothing has to be unwound at a signal: a round that is killed has no line, so that the next start makes up for it, or
+records it as missed. Downloaded days are kept.
 """
 
 from __future__ import annotations
