@@ -222,7 +222,7 @@ def record(number, rung_losses, state="complete"):
 
 def test_pruning_thresholds_by_hand():
     """The best four pass; of more trials the share `keep`, at most `most`; the best loss is a complete trial's."""
-    rungs = (Rung(1, 0.5, 9, 1), Rung(2, 0.34, 9, 1), Rung(2, 1.0, 2, 5), Rung(3, 1.0, 9, 5))
+    rungs = (Rung(1, 0.5, 9, 1, 3), Rung(2, 0.34, 9, 1, 3), Rung(2, 1.0, 2, 5, 3), Rung(3, 1.0, 9, 5, 3))
     search_config = replace(configured().search, rungs=rungs)
     completed = [
         record(0, [0.5, 0.4, 0.3]),
@@ -246,24 +246,25 @@ def test_pruning_thresholds_by_hand():
     loss=st.sampled_from([k / 16 for k in range(16)]),
     keep=st.floats(0.05, 1),
     most=st.integers(1, 30),
+    least=st.integers(1, 6),
 )
-def test_a_trial_is_pruned_only_by_enough_better_ones(losses, loss, keep, most):
-    """A trial is pruned if at least three, and as many as may pass, of the earlier trials were better at the rung."""
-    search_config = replace(configured().search, rungs=(Rung(1, keep, most, 1),))
+def test_a_trial_is_pruned_only_by_enough_better_ones(losses, loss, keep, most, least):
+    """A trial is pruned if at least `least`, and as many as may pass, of the earlier trials were better at the rung."""
+    search_config = replace(configured().search, rungs=(Rung(1, keep, most, 1, least),))
     better = sum(other < loss for other in losses)
     allowed = min(most, math.ceil(keep * len(losses)))
 
     completed = [record(n, [other]) for n, other in enumerate(losses)]
     passes = loss <= pruning_thresholds(completed, search_config).max_rung_losses[0]
 
-    assert passes == (better < 3 or better < allowed)
+    assert passes == (better < least or better < allowed)
 
 
 def test_the_study_records_the_search_method(samples, split, tmp_path):
-    """Its identity holds the trials that always pass and the random ones: another rule makes another study."""
+    """Its identity holds the rules that no setting changes: other ones make another study."""
     run(samples, split, configured(trials=1, batch=1, max_rounds=2), tmp_path)
 
-    assert stored_study(tmp_path).user_attrs["identity"]["search method"] == "3 always pass, 10 at random"
+    assert stored_study(tmp_path).user_attrs["identity"]["search method"] == "4 always pass, 10 at random"
 
 
 def test_rungs_lie_at_equal_progress():

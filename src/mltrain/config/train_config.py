@@ -141,6 +141,10 @@ class SearchSpace:
         return {name: search_range.default for name, search_range in self.items()}
 
 
+#: How many trials always pass a rung that does not say so.
+LEAST_OF_EARLIER_FILES: Final = 4
+
+
 @record
 @dataclass(frozen=True, slots=True)
 class Rung:
@@ -148,15 +152,17 @@ class Rung:
 
     Attributes:
         at: Progress of the trial: rounds x learning rate x sqrt(leaves / 31).
-        keep: Share of the earlier trials at this rung that counts as the best; the best four always pass.
-        most: The most trials that count as the best; the best four always pass.
+        keep: Share of the earlier trials at this rung that counts as the best.
+        most: The most trials that count as the best.
         folds: Number of folds, from the first, whose losses are compared; all of them if there are fewer.
+        least: The fewest trials that count as the best. Files of an earlier release do not state it.
     """
 
     at: Annotated[float, Limits(0.001, 100_000)]
     keep: Annotated[float, Limits(0.05, 1)]
     most: Count
     folds: Annotated[int, Limits(1, 20)]
+    least: Annotated[Count, OMIT_DEFAULT] = LEAST_OF_EARLIER_FILES
 
 
 @record

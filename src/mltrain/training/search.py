@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mltrain.config.train_config import study_sha256
+from mltrain.config.train_config import LEAST_OF_EARLIER_FILES, study_sha256
 from mltrain.errors import UsageError
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.hashing import sha256_bytes
@@ -51,10 +51,6 @@ if TYPE_CHECKING:
     from mltrain.training.trial import TrialRecord
     from mltrain.training.workers import TrialExecutor
 
-# So many of the best trials pass every rung: a few learning curves do not show which trials are bad. In six searches of
-# 20 trials on 90 days of BTCUSDT, 3 cost no log loss (-4e-5 nats on average) at .52 of the unpruned time, 2 cost 1.7e-4
-# at .33 (benchmarks/pruning.py).
-ALWAYS_PASS: Final = 3
 # Libraries whose version changes a trial.
 _LIBRARIES: Final = ("lightgbm", "optuna", "numpy")
 
@@ -271,12 +267,12 @@ def pruning_thresholds(completed: Sequence[TrialRecord], search_config: SearchCo
     Args:
         completed: The trials that had completed when the trial to compare was proposed.
         search_config: Of the completed trials at a rung, its best share `keep` passes: no more than `most` trials, but
-            never fewer than `ALWAYS_PASS`. A rung that fewer reached prunes nothing.
+            never fewer than `least`. A rung that fewer reached prunes nothing.
     """
     max_rung_losses = []
     for k, rung in enumerate(search_config.rungs):
         losses = sorted(t.rung_losses[k] for t in completed if len(t.rung_losses) > k)
-        passing = max(ALWAYS_PASS, min(rung.most, math.ceil(rung.keep * len(losses))))
+        passing = max(rung.least, min(rung.most, math.ceil(rung.keep * len(losses))))
         max_rung_losses.append(losses[passing - 1] if len(losses) >= passing else math.inf)
     best_loss = min((t.loss for t in completed if t.state == "complete"), default=math.inf)
     return PruningThresholds(tuple(max_rung_losses), best_loss)
@@ -299,7 +295,7 @@ def _describe_identity(
         "start": sha256_bytes(repr(first_params).encode()),
         "set of rows": matrix_sha256(take_rows(samples, split.inner.span)),
         "split": sha256_bytes(repr(split.folds).encode()),
-        "search method": f"{ALWAYS_PASS} always pass, {STARTUP_TRIALS} at random",
+        "search method": f"{LEAST_OF_EARLIER_FILES} always pass, {STARTUP_TRIALS} at random",
         **{f"{name} version": version(name) for name in _LIBRARIES},
     }
 
