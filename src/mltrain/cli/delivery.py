@@ -1,8 +1,8 @@
 """Start the delivery of queued events when a command has ended, without waiting for it.
 
-The delivery is a process in the background, `mltrain notify --flush`: whatever the receiver does, the command ends in
-its usual time, and a halt never waits for the network. What the delivery cannot do stays in the queue, and the next
-command that queues an event warns of it.
+The delivery is a process in the background, `mltrain notify --flush`. So the command ends in its usual time, also
+if the receiver hangs, and a halt never waits for the network. What the delivery cannot do stays in the queue, and the
+next command that queues an event warns of it.
 """
 
 from __future__ import annotations

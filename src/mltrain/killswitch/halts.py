@@ -291,7 +291,7 @@ def find_unreadable(line: HaltLine) -> str | None:
 
 
 def combine(state: bytes | None, log: bytes, *, state_name: str, log_name: str) -> HaltState:
-    """Return what is in force by the bytes of the state file and of the log; whatever contradicts stops serving.
+    """Return what is in force by the bytes of the state file and of the log; a contradiction stops serving.
 
     Args:
         state: The bytes of `halt.json`; None: there is none.

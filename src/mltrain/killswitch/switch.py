@@ -97,7 +97,7 @@ class ResumeResult(Result):
 def read_halts(models: Path) -> HaltState:
     """Return what is in force by the two files of a models folder.
 
-    Whatever cannot be read counts as halted: this never raises for a damaged file.
+    A file that cannot be read counts as a halt: this never raises for a damaged one.
     """
     try:
         return load_halts(models)
@@ -184,7 +184,7 @@ def halt(
         evidence=dict(evidence or {}),
     )
     if evidence and (problem := find_unreadable(line)) is not None:
-        # Whatever a trigger saw, its halt counts.
+        # The halt counts without it, too.
         line = replace(line, evidence={})
         warnings.append(f"the evidence was left out: {problem}")
     if find_unreadable(line) is not None:

@@ -6,7 +6,7 @@
 
 An event is delivered at least once: it leaves the queue after an answer with a status of 2xx, so that a process that
 is killed in between delivers it again, with the same id. Redirects are not followed, proxies and other settings of the
-environment are not used, and every attempt ends within its time limit, whatever the receiver does.
+environment are not used, and every attempt ends within its time limit, also if the receiver hangs.
 """
 
 from __future__ import annotations

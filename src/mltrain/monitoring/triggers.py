@@ -472,7 +472,7 @@ class VersionTriggers:
         for name, trigger in self._triggers.items():
             try:
                 trigger.feed(own)
-            except Exception as err:  # noqa: BLE001 -- whatever fails in a trigger is a breach, and ends no sentinel
+            except Exception as err:  # noqa: BLE001 -- any failure of a trigger is a breach, and ends no sentinel
                 self._note_failure(name, err)
         try:
             settled = self._outcomes.feed(own)

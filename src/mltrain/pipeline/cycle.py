@@ -1,6 +1,6 @@
 """Train again and again: rounds at fixed times, each recorded with the reason for what it gave.
 
-A round that fails, for whatever reason, never ends the process: the next one is tried at its time. Rounds that could
+A round that fails, for any reason, never ends the process: the next one is tried at its time. Rounds that could
 not begin, because the machine was off or the round before took too long, are missed: the newest one is made up for at
 once, and all are recorded and reported.
 
