@@ -200,7 +200,7 @@ class TestKillSwitch:
 
     def test_an_answer_that_waited_for_its_log_is_asked_again(self, store, model, log, candles, samples, monkeypatch):
         """Serving was halted while it waited: what was computed before is not given."""
-        monkeypatch.setattr(module, "_LONG_S", -1.0)
+        monkeypatch.setattr(module, "LONG_S", -1.0)
         p = model.predict_one(samples.x[0])
         assert [a.p for a in log.take()] == [p, p]
 

@@ -30,8 +30,8 @@ Permit: TypeAlias = Literal["reduce"] | None
 
 # Seconds for which a heartbeat that was read counts.
 _HEARTBEAT_S: Final = 0.1
-# Seconds after which an answer is checked again; none takes as long unless the process was stopped.
-_LONG_S: Final = 0.05
+#: Seconds after which an answer is checked again; none takes as long unless the process was stopped.
+LONG_S: Final = 0.05
 _RUNNING: Final = HaltState()
 
 _Stamp: TypeAlias = tuple[int, int, int, int] | str | None
@@ -107,7 +107,7 @@ class HaltGate:
 
     def finish(self, began_s: float, symbol: str | None, *, allow_reduce: bool) -> None:
         """Check an answer that is about to be given again if it took long; `began_s` is what `begin` returned."""
-        if self._clock() - began_s > _LONG_S:
+        if self._clock() - began_s > LONG_S:
             self.check(symbol, allow_reduce=allow_reduce)
 
     def check(self, symbol: str | None, *, allow_reduce: bool = True) -> Permit:

@@ -22,6 +22,7 @@ from mltrain.documents.records import (
     DERIVED,
     OMIT_DEFAULT,
     RAW,
+    REQUIRED,
     REST,
     Limits,
     read_record,
@@ -57,6 +58,7 @@ LONGEST_TIMEOUT_S: Final = 86_400.0
 #: Far above what a log of its largest size can put in force.
 MAX_STATE_BYTES: Final = 1 << 25
 _MOST_SHOWN: Final = 5
+_EMPTY_SHA256: Final = sha256_bytes(b"")
 
 
 @record
@@ -168,7 +170,7 @@ class HaltLine:
         when: UTC, such as 2025-10-15T12:00:00Z.
         why: The reason, as given.
         by: Who asked, as given.
-        seen_bytes: The length of the log when the line was written.
+        seen_bytes: The length of the log when the line was written; filled in when it is.
         seen_sha256: The hash of those bytes.
         mode: That of a halt.
         symbols: Those of a halt; empty: all.
@@ -184,8 +186,8 @@ class HaltLine:
     when: str
     why: str
     by: str
-    seen_bytes: Annotated[int, Limits(0)]
-    seen_sha256: Sha256
+    seen_bytes: Annotated[int, Limits(0), REQUIRED] = 0
+    seen_sha256: Annotated[Sha256, REQUIRED] = _EMPTY_SHA256
     mode: Annotated[Mode | None, OMIT_DEFAULT] = None
     symbols: Annotated[tuple[Annotated[str, SYMBOL], ...], OMIT_DEFAULT] = ()
     trigger: Annotated[str | None, OMIT_DEFAULT] = None

@@ -19,9 +19,8 @@ from mltrain.documents.records import Limits, read_record, record, to_json
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.documents.values import Located
 from mltrain.errors import MltrainError
-from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.reading import read_file
-from mltrain.storage.temps import discard, new_temp_path
+from mltrain.storage.writing import write_without_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +29,6 @@ HEARTBEAT_FILE: Final = "sentinel.json"
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX_BYTES: Final = 4096
-_MAX_REMOVALS: Final = 5
 # Where the system has no boot clock, its monotonic one, which stops while the machine sleeps.
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -77,25 +75,9 @@ def beat(models: Path, *, when: str, clock: Callable[[], float] = boot_clock) ->
     Raises:
         MachineError: The machine refuses.
     """
-    path = models / HEARTBEAT_FILE
-    data = canonical_json(to_json(Heartbeat(boot_id(), clock(), os.getpid(), when)))
-    with disk_errors(path, "write"):
-        for _ in range(_MAX_REMOVALS):
-            # A process that takes the lock of the folder removes temporary files, also this one.
-            with suppress(FileNotFoundError):
-                return _replace(path, data)
-        return _replace(path, data)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Replace a file; without a flush, which a busy disk may delay until the sentinel counts as silent."""
-    temp = new_temp_path(path)
-    try:
-        temp.write_bytes(data)
-        temp.replace(path)
-    except BaseException:
-        discard(temp)
-        raise
+    heartbeat = Heartbeat(boot_id(), clock(), os.getpid(), when)
+    # Not flushed: a busy disk may delay that until the sentinel counts as silent.
+    write_without_lock(models / HEARTBEAT_FILE, canonical_json(to_json(heartbeat)), flush=False)
 
 
 def read_heartbeat(models: Path) -> Heartbeat:

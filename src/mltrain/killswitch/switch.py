@@ -176,8 +176,6 @@ def halt(
         when=format_seconds(now_ms),
         why=why,
         by=_clean_name(by),
-        seen_bytes=0,
-        seen_sha256=sha256_bytes(b""),
         mode=mode,
         symbols=names,
         trigger=trigger,
@@ -288,8 +286,6 @@ def resume(
             when=format_seconds(now_ms),
             why=why,
             by=_clean_name(by),
-            seen_bytes=0,
-            seen_sha256=sha256_bytes(b""),
             lifted=tuple(each.serial for each in state.halts),
             forced=force,
         )
@@ -338,8 +334,6 @@ def _change_arming(models: Path, armed: Armed | None, *, by: str, now_ms: int) -
             when=format_seconds(now_ms),
             why="",
             by=_clean_name(by),
-            seen_bytes=0,
-            seen_sha256=sha256_bytes(b""),
             timeout_s=None if armed is None else armed.timeout_s,
         )
         _append(models, line)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from mltrain.candles.frame import times_ms
 from mltrain.errors import RefusedError, UsageError
+from mltrain.killswitch.gate import LONG_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 Prices: TypeAlias = tuple[float | None, float | None, float | None]
 
 NO_PRICES: Final[Prices] = (None, None, None)
-# An answer that waited longer for its log is computed again: serving may have been halted since.
-_LONG_S: Final = 0.05
 #: The code of an answer that an exception prevented.
 ERROR: Final = "error"
 
@@ -187,7 +186,8 @@ class Recorder:
         """Record answers, and return whether that took long."""
         began_s = time.perf_counter()
         self._log.record(answers)
-        return time.perf_counter() - began_s > _LONG_S
+        # As long as that, serving may have been halted since.
+        return time.perf_counter() - began_s > LONG_S
 
 
 def _read_reason(err: Exception) -> str:

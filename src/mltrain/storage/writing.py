@@ -56,20 +56,34 @@ def atomic_write(path: Path, data: bytes) -> None:
     atomic_write_all(path.parent, {path.name: data})
 
 
-def write_without_lock(path: Path, data: bytes) -> None:
+def write_without_lock(path: Path, data: bytes, *, flush: bool = True) -> None:
     """Write a file as `atomic_write` does, without the lock of its folder.
 
-    A process that takes the lock removes temporary files, also this one; then the file is written again.
+    A process that takes the lock removes temporary files, also this one; then the file is written again. Without
+    `flush` the file need not survive a power cut, and does not wait for a busy disk.
     """
+    write = atomic_write if flush else _replace_unflushed
     for _ in range(_MAX_REMOVALS):
         try:
-            atomic_write(path, data)
+            write(path, data)
         except MachineError as err:
             if not isinstance(err.__cause__, FileNotFoundError) or not path.parent.is_dir():
                 raise
         else:
             return
-    atomic_write(path, data)
+    write(path, data)
+
+
+def _replace_unflushed(path: Path, data: bytes) -> None:
+    """Replace a file so that any reader finds the old bytes or the new ones, unless the power fails."""
+    temp = new_temp_path(path)
+    with disk_errors(path, "write"):
+        try:
+            temp.write_bytes(data)
+            temp.replace(path)
+        except BaseException:
+            discard(temp)
+            raise
 
 
 def _create_all(files: Mapping[Path, tuple[Path, bytes]]) -> None:
