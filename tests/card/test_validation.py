@@ -153,6 +153,7 @@ def test_the_required_fields_are_exactly_these():
         ("/model_name", "", "of length 1"),
         ("/created_at", "yesterday afternoon", "is not a time"),
         ("/created_at", 1760529600, "must be text"),
+        ("/valid_until", "next summer", "is not a time"),
         ("/train/rows", 0, "must be 1 or above"),
         ("/train/rows", 1.5, "must be a whole number"),
         ("/train/rows", True, "must be a whole number"),

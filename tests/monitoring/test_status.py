@@ -13,6 +13,7 @@ from mltrain.errors import InputError
 from mltrain.killswitch.halts import SENTINEL_SILENT
 from mltrain.killswitch.heartbeat import HEARTBEAT_FILE
 from mltrain.killswitch.switch import arm, halt
+from mltrain.monitoring.events import EVENTS, queue_event
 from mltrain.monitoring.rounds import Round, append_round
 from mltrain.monitoring.status import Problem
 from mltrain.monitoring.status_reader import find_status
@@ -149,6 +150,32 @@ def test_what_is_overdue_is_named_from_its_limit_on(kind, operated):
     found = look(store, now_ms=until_ms + MINUTE_MS)
     assert [sentence in problem.sentence for problem in found.problems if problem.kind == kind] == [True]
     assert look(store, now_ms=until_ms + MINUTE_MS, **OFF).problems == ()
+
+
+def test_events_that_nobody_accepts_are_named(store):
+    """From an hour after the oldest; with the limit switched off, never."""
+    for minute in (0, 30):
+        queue_event(store.data_dir, "test", "a test", by="me", now_ms=ONE_MS + minute * MINUTE_MS)
+    now_ms = ONE_MS + HOUR_MS
+
+    assert kinds(look(store, now_ms=now_ms, **OFF)) == []
+    (problem,) = look(store, now_ms=now_ms + MINUTE_MS, **OFF).problems
+    assert problem.kind == "events-waiting"
+    assert f"2 event(s) wait in {store.data_dir / EVENTS}, the oldest for 61 min; 1 h are too long" in problem.sentence
+    assert kinds(look(store, now_ms=now_ms + MINUTE_MS, **OFF, events={"max_age_h": None})) == []
+
+
+def test_a_live_version_that_has_expired_is_named(tmp_path):
+    """From the time that its card has as valid_until, whatever the limits are."""
+    store, until = Store(tmp_path / "data"), "2025-10-15T13:00:00Z"
+    promote(store, publish(store, valid_until=until))
+
+    assert live(look(store, now_ms=ONE_MS - 1, **OFF)).valid_until == until
+    assert "expired" not in kinds(look(store, now_ms=ONE_MS - 1, **OFF))
+    (problem,) = [p for p in look(store, now_ms=ONE_MS, **OFF).problems if p.kind == "expired"]
+    assert problem.describe() == (
+        "lgbm: 2025-10-15 was valid until 2025-10-15 13:00; train and promote a newer version"
+    )
 
 
 def test_the_next_round_follows_the_newest_version_of_any_verdict(store):

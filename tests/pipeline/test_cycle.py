@@ -21,7 +21,7 @@ from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.store.promotion import promote_version
 from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
-from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, format_ms
+from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, format_ms, parse_time
 from support.ledger_rows import START_MS, VERSION, row
 from support.program import QUICK
 from support.receivers import write_secret
@@ -267,15 +267,47 @@ SEEING = {
 }
 
 
+# What happens in the week below, as times from and until which `status --check` has to complain: an exchange that is
+# down on the 10th leaves the candles of the 9th, 30 hours are allowed; a machine that is off from then until the 12th
+# misses the round of the 11th, which may be six hours late; and no event of the week is ever delivered.
+WEEK = (
+    ("no-live-version", "2025-10-08T01:00:00Z", "2025-10-08T02:00:00Z"),
+    ("candles-old", "2025-10-10T08:00:00Z", "2025-10-12T05:00:00Z"),
+    ("round-overdue", "2025-10-11T08:00:00Z", "2025-10-12T05:00:00Z"),
+    ("events-waiting", "2025-10-08T03:00:00Z", "2025-10-14T00:00:00Z"),
+)
+
+
+def expect_problems(now_ms):
+    """Return the kinds of problems at a time of the week; within half an hour of a change also those after it."""
+    at = {kind for kind, start, end in WEEK if parse_time(start) < now_ms <= parse_time(end)}
+    near = {kind for kind, *times in WEEK if any(abs(now_ms - parse_time(each)) <= 30 * MINUTE_MS for each in times)}
+    return at - near, at | near
+
+
 def test_a_week_on_the_simulated_exchange(tmp_path):
-    """Trainings, a machine that is off for a day, an exchange that is down: every due time has its explanation."""
+    """Trainings, a machine that is off for a day, an exchange that is down: every due time has its explanation.
+
+    The status is right at every moment.
+    """
     data = tmp_path / "data"
+    seen = {}
+
+    def check_status():
+        if not data.exists():
+            return
+        found = {problem.kind for problem in mt.status(data_dir=data, now_ms=clock.now_ms).problems}
+        least, most = expect_problems(clock.now_ms)
+        assert least <= found <= most, (format_ms(clock.now_ms), found)
+        seen[clock.now_ms] = found
+
     # Wednesday, 2025-10-08, one o'clock.
     clock = Clock(MIDNIGHT_MS - 7 * DAY_MS + HOUR_MS)
     down = Fault("status", endpoint="exchangeInfo", nth=3, times=1, status=451)
     with SimServer(signal="strong", clock_ms=clock.now_ms, faults=[down]) as server:
 
         def wait(seconds):
+            check_status()
             clock.wait(seconds)
             server.set_clock(clock.now_ms)
 
@@ -305,12 +337,15 @@ def test_a_week_on_the_simulated_exchange(tmp_path):
         made = list(islice(running, 3))
         running.close()
         # Off until Sunday morning: the round of Saturday is missed.
-        clock.now_ms += 2 * DAY_MS + 3 * HOUR_MS
+        for _ in range(51):
+            clock.now_ms += HOUR_MS
+            check_status()
         server.set_clock(clock.now_ms)
         running = start()
         made += list(islice(running, 3))
         running.close()
 
+    assert set().union(*seen.values()) == {kind for kind, *_ in WEEK}
     assert [each.due[:10] for each in made] == [f"2025-10-{day:02}" for day in (8, 9, 10, 11, 12, 13)]
     assert [each.outcome for each in made] == ["promoted", "held", "failed", "missed", "held", "held"]
     assert "every gate passed" in made[0].sentence

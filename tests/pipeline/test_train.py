@@ -31,7 +31,7 @@ from mltrain.serving.model import load, model_from_bundle
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.locks import hold_lock
-from mltrain.times import DAY_MS, TimeRange, parse_time
+from mltrain.times import DAY_MS, MINUTE_MS, TimeRange, parse_time
 from mltrain.training.metrics import row_log_loss, score
 from mltrain.training.samples import build_samples_and_ties
 from mltrain.training.search import ExecutionOptions
@@ -329,6 +329,7 @@ OPTIONS = {
     },
     "search.space.max_depth": {"low": 3, "high": 5, "scale": "linear", "default": 5},
     "recency_half_life_days": 4,
+    "valid_days": 1.5,
     "holdout_from": "2025-10-14T18:00:00Z",
 }
 
@@ -429,6 +430,17 @@ def test_the_card_records_the_options_of_the_boosters(trained, bound):
     assert "counted half" not in without["notes"]
     assert find_same_version(workshop.request(report.training.data.snapshot, **OPTIONS), workshop.store) is not None
     assert find_same_version(workshop.request(report.training.data.snapshot), workshop.store) is None
+
+
+def test_a_card_is_valid_for_so_many_days_after_the_newest_candle(bound, trained):
+    """Without `valid_days` it has no limit; the trials are those of a study without it."""
+    workshop, report = bound
+    snapshot = report.training.data.snapshot
+    close_ms = max(facts.last_ms for facts in snapshot.facts) + MINUTE_MS
+
+    assert ModelCard(card_of(report)).valid_until_ms == close_ms + int(1.5 * DAY_MS)
+    assert "valid_until" not in card_of(trained[1])
+    assert workshop.request(snapshot).study == workshop.request(snapshot, valid_days=9).study
 
 
 def test_a_holdout_from_a_time_is_planned_recorded_and_judged(bound):

@@ -6,6 +6,7 @@ import random
 import shutil
 import threading
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -116,6 +117,13 @@ def test_a_halt_after_a_row_was_scored_counts(model, mode):
     (row,) = Watch(HaltedSince(model, mode), SimSource(signal="strong"), Silent()).poll().rows.to_dicts()
     assert (row["refused"], row["permit"]) == {"halt": ("halted", None), "reduce": (None, "reduce")}[mode]
     assert (row["p"] is None, row["raw"] is None) == (mode == "halt",) * 2
+
+
+def test_an_expired_version_is_refused_by_its_clock(model):
+    """Of several reasons, an earlier one stays."""
+    (row,) = Watch(Expired(model), SimSource(signal="strong"), Silent()).poll().rows.to_dicts()
+    assert (row["refused"], row["p"], row["raw"]) == ("expired", None, None)
+    assert Expired.asked_ms == [CLOCK_MS]
 
 
 FAULTS = {
@@ -309,6 +317,24 @@ class HaltedSince:
         if self._mode == "halt":
             raise RefusedError("serving is halted", reason="halted")
         return self._mode
+
+
+class Expired:
+    """A model whose card is no longer valid."""
+
+    asked_ms: ClassVar[list[int]] = []
+
+    def __init__(self, model):
+        self._model = model
+        self.asked_ms.clear()
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def is_expired(self, now_ms):
+        """Answer as a strict model does after `valid_until`."""
+        self.asked_ms.append(now_ms)
+        return True
 
 
 class Failing:

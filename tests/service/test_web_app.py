@@ -25,6 +25,7 @@ from mltrain.service.http_server import HttpServer
 from mltrain.service.scoring import Scoring
 from mltrain.service.scoring_pool import OverloadedError, ScoringPool
 from mltrain.service.web_app import ServiceLimits, WebApp
+from mltrain.serving.model import ExpiredWarning
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.store.promotion import promote_version
 from mltrain.store.store import Store
@@ -479,6 +480,24 @@ def test_a_head_that_does_not_come_ends_the_connection(model, monkeypatch, begun
         answer = talk(url, begun)
 
     assert answer.count(b"HTTP/1.1 ") == begun.count(b"\r\n\r\n")
+
+
+def test_a_strict_service_is_not_ready_after_its_card(store, publish, promote, card, rows):
+    """It says so, and refuses the rows; without `strict_age` it warns and goes on."""
+    promote(publish(card=json.dumps({**json.loads(card), "valid_until": "2025-10-15T12:00:30Z"}).encode()))
+
+    def ask(*, strict):
+        with (
+            mt.serve(bind="127.0.0.1:0", data_dir=store.data_dir, clock=clock, strict_age=strict) as running,
+            httpx.Client(base_url=running.url, trust_env=False) as client,
+        ):
+            answer = client.post("/v1/predict", json={"candles": rows})
+            return client.get("/readyz").json()["reasons"], {row["refused"] for row in answer.json()["rows"]}
+
+    assert ask(strict=True) == (["expired"], {"expired"})
+    with pytest.warns(ExpiredWarning):
+        found = ask(strict=False)
+    assert found == ([], {None})
 
 
 @pytest.fixture

@@ -20,10 +20,11 @@ SNAPSHOT = "2025-10-15T12-00-00Z"
 HELD = "not compared with the live version: too few days"
 
 
-def card(*, fitted_on="inner", held=None, failed=(), label_end_ms=NOON_MS - 20 * DAY_MS):
+def card(*, fitted_on="inner", held=None, failed=(), label_end_ms=NOON_MS - 20 * DAY_MS, valid_until=None):
     """Return a card as the status reads it: one symbol, the direction of the next minute, p from 0.4 to 0.6."""
     outcomes = [{"name": name, "outcome": "failed", "reason": reason} for name, reason in failed]
     return {
+        "valid_until": valid_until,
         "train": {
             "label": {"kind": "direction", "horizon_bars": 1, "ties": "drop", "cost_bps": 0.0},
             "interval": "1m",

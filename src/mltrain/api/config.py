@@ -31,6 +31,7 @@ OPTIONS: Final = {
     "holdout_from": "--holdout-from",
     "seed": "--seed",
     "max_rows": "--max-rows",
+    "valid_days": "--valid-days",
 }
 
 
@@ -78,6 +79,7 @@ def config_show(
     holdout_from: Time | None = None,
     seed: int | None = None,
     max_rows: int | None = None,
+    valid_days: float | None = None,
     data_dir: PathText = DATA_DIR,
 ) -> ConfigShowResult:
     """Return every setting that `train` would use with the same arguments, and where it comes from.
@@ -92,6 +94,7 @@ def config_show(
         holdout_from: Hold out all candles that open at this time, UTC, or later, instead of a share.
         seed: Random seed.
         max_rows: Use only the newest candles; 0: all.
+        valid_days: Days after the newest candle for which the model may be served.
         data_dir: The data folder.
 
     Returns:
@@ -113,6 +116,7 @@ def config_show(
         "holdout_from": read_setting_time(holdout_from),
         "seed": seed,
         "max_rows": max_rows,
+        "valid_days": valid_days,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     settings = [

@@ -68,6 +68,7 @@ def load(
     ops: str | None = None,
     require_signature: PathText | None = None,
     allow_reduce: bool = False,
+    strict_age: bool = False,
     while_halted: bool = False,
     ledger: AnswerLog | None = None,
     clock: Callable[[], float] | None = time.time,
@@ -88,6 +89,8 @@ def load(
             promotion. The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
         allow_reduce: Also return bare numbers while serving is restricted to reducing positions; the caller then asks
             `Model.permit`.
+        strict_age: Refuse answers after the time that the version's card has as `valid_until`; otherwise there is a
+            warning. The time is that of `clock`, or the `now_ms` of a call.
         while_halted: Load the model although serving is halted: its answers are refused until it is resumed.
         ledger: Records each answer and each refusal of `predict_candles` for the newest candles, of `predict_one`, and
             of a stream, before it is given: a `mltrain.Ledger`. None: nothing is recorded.
@@ -109,6 +112,7 @@ def load(
 
     Warns:
         OtherCodeWarning: The model was trained with another version of the feature ops.
+        ExpiredWarning: Later, at an answer after the card's `valid_until`.
         SlowPathWarning: LightGBM's single-row call, or the formula of a feature, is not exact here, and is not used.
     """
     from mltrain.serving.model import load
@@ -125,6 +129,7 @@ def load(
         ops=ops,
         require_signature=require_signature,
         allow_reduce=allow_reduce,
+        strict_age=strict_age,
         while_halted=while_halted,
         ledger=ledger,
         clock=clock,

@@ -145,6 +145,7 @@ def predict(
     explain: bool = False,
     as_of: Time | None = None,
     allow_no_go: bool = False,
+    strict_age: bool = False,
     ops: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
@@ -175,6 +176,8 @@ def predict(
         as_of: Current time to assume: later candles are ignored, and older ones may be stale. None: the clock of the
             source; for files, `now_ms`.
         allow_no_go: Accept a version that was never promoted.
+        strict_age: Refuse the newest candles after the time that the card has as `valid_until`; otherwise there is a
+            warning.
         ops: The module of the user ops that the version was trained with. **Importing it runs its code.**
         data_dir: The data folder.
         slot: The slot of the live version; None: "lgbm".
@@ -209,6 +212,7 @@ def predict(
         explain=explain,
         as_of=as_of,
         allow_no_go=allow_no_go,
+        strict_age=strict_age,
         ops=ops,
         data_dir=data_dir,
         slot=slot,
@@ -238,6 +242,7 @@ def predict_file(
     explain: bool = False,
     as_of: Time | None = None,
     allow_no_go: bool = False,
+    strict_age: bool = False,
     ops: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
@@ -265,6 +270,7 @@ def predict_file(
         explain: As in `predict`.
         as_of: As in `predict`.
         allow_no_go: As in `predict`.
+        strict_age: As in `predict`.
         ops: As in `predict`.
         data_dir: The data folder.
         slot: As in `predict`.
@@ -301,6 +307,7 @@ def predict_file(
         explain=explain,
         as_of=as_of,
         allow_no_go=allow_no_go,
+        strict_age=strict_age,
         ops=ops,
         data_dir=data_dir,
         slot=slot,
@@ -333,6 +340,7 @@ def watch(
     use_env_proxy: bool = False,
     inputs: PathText | Mapping[str, object] | None = None,
     allow_no_go: bool = False,
+    strict_age: bool = False,
     ops: str | None = None,
     data_dir: PathText = DATA_DIR,
     slot: str | None = None,
@@ -356,6 +364,7 @@ def watch(
         use_env_proxy: As in `predict`.
         inputs: As in `predict`; the files of a folder are read again for new candles.
         allow_no_go: As in `predict`.
+        strict_age: As in `predict`.
         ops: As in `predict`.
         data_dir: The data folder.
         slot: As in `predict`.
@@ -389,7 +398,14 @@ def watch(
     shown = read_progress(progress)
     # A watch that is started again while serving is halted waits for the end of the halt, as a running one does.
     model = open_predicting_model(
-        version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=shown, while_halted=True
+        version,
+        allow_no_go=allow_no_go,
+        strict_age=strict_age,
+        ops=ops,
+        data_dir=data_dir,
+        slot=slot,
+        progress=shown,
+        while_halted=True,
     )
     opened = open_growing_source(
         model,
@@ -430,6 +446,7 @@ def _score(
     explain: bool,
     as_of: Time | None,
     allow_no_go: bool,
+    strict_age: bool,
     ops: str | None,
     data_dir: PathText,
     slot: str | None,
@@ -448,7 +465,13 @@ def _score(
     form = None if input_ is None else _read_format(input_, "input", input_format)
     judged_at_ms = None if as_of is None else read_time(as_of, "as_of")
     model = open_predicting_model(
-        version, allow_no_go=allow_no_go, ops=ops, data_dir=data_dir, slot=slot, progress=progress
+        version,
+        allow_no_go=allow_no_go,
+        strict_age=strict_age,
+        ops=ops,
+        data_dir=data_dir,
+        slot=slot,
+        progress=progress,
     )
     if input_ is not None and form is not None:
         candles, where, notes = _read_input(input_, form, model, timezone=timezone)
@@ -481,6 +504,7 @@ def open_predicting_model(
     version: VersionRef | None,
     *,
     allow_no_go: bool,
+    strict_age: bool,
     ops: str | None,
     data_dir: PathText,
     slot: str | None,
@@ -506,6 +530,7 @@ def open_predicting_model(
         store,
         None if version is None else version_text(version),
         allow_no_go=allow_no_go,
+        strict_age=strict_age,
         while_halted=while_halted,
         ledger=ledger,
     )

@@ -140,6 +140,7 @@ def serve(
     inputs: PathText | Mapping[str, object] | None = None,
     ledger: bool = False,
     allow_no_go: bool = False,
+    strict_age: bool = False,
     ops: str | None = None,
     max_body_mb: float = MAX_BODY_MB,
     timeout_s: float = TIMEOUT_S,
@@ -173,6 +174,7 @@ def serve(
         ledger: Record every row, given or refused, in the ledger of the data folder, before it is answered; with
             `watch` also that of each candle as it closes.
         allow_no_go: As in `predict`.
+        strict_age: As in `predict`.
         ops: As in `predict`.
         max_body_mb: Largest body of a request, in MB of 2^20 bytes.
         timeout_s: Seconds that a client may take to send a body, and that its answer may take.
@@ -231,6 +233,7 @@ def serve(
     model = open_predicting_model(
         version,
         allow_no_go=allow_no_go,
+        strict_age=strict_age,
         ops=ops,
         data_dir=data_dir,
         slot=slot,

@@ -44,6 +44,7 @@ def train(
     holdout_from: Time | None = None,
     seed: int | None = None,
     max_rows: int | None = None,
+    valid_days: float | None = None,
     features: PathText | Mapping[str, Any] | Registry | FeatureSet | None = None,
     config: PathText | Mapping[str, Any] | None = None,
     workers: int | None = None,
@@ -68,7 +69,7 @@ def train(
 
     Args:
         snapshot: The candles: "latest", an id, a path, or a snapshot.
-        trials: Number of hyperparameter sets to try. Like the next seven, it overrides the key of train.yml with its
+        trials: Number of hyperparameter sets to try. Like the next eight, it overrides the key of train.yml with its
             name; None: as configured.
         early_stop: Rounds without improvement before a fit stops.
         calibration: How scores become probabilities; "auto" takes the method of least out-of-fold log loss.
@@ -77,6 +78,8 @@ def train(
         holdout_from: Hold out all candles that open at this time, UTC, or later, instead of a share.
         seed: Random seed.
         max_rows: Use only so many of the newest candles; 0: all.
+        valid_days: Days after the snapshot's newest candle until which the version may be served: later, serving warns,
+            or refuses if it is strict. The card has the time as `valid_until`.
         features: The registry: a file, the name of a packaged one, the content of such a file as a mapping, or the
             `feature_set` of a model; None: features.yml.
         config: Your train.yml, or its content as a mapping such as {"search": {"trials": 50}}; its keys override those
@@ -124,6 +127,7 @@ def train(
             "holdout_from": read_setting_time(holdout_from),
             "seed": seed,
             "max_rows": max_rows,
+            "valid_days": valid_days,
         },
         features=features,
         config=config,
@@ -201,6 +205,7 @@ def train_plan(
     holdout_from: Time | None = None,
     seed: int | None = None,
     max_rows: int | None = None,
+    valid_days: float | None = None,
     features: PathText | Mapping[str, Any] | Registry | FeatureSet | None = None,
     config: PathText | Mapping[str, Any] | None = None,
     workers: int | None = None,
@@ -229,6 +234,7 @@ def train_plan(
         holdout_from: Hold out all candles that open at this time, UTC, or later, instead of a share.
         seed: Random seed.
         max_rows: Use only so many of the newest candles; 0: all.
+        valid_days: Days after the newest candle for which the version may be served.
         features: The registry.
         config: Your train.yml, or its content.
         workers: Number of processes that run trials; None: one per core.
@@ -262,6 +268,7 @@ def train_plan(
             "holdout_from": read_setting_time(holdout_from),
             "seed": seed,
             "max_rows": max_rows,
+            "valid_days": valid_days,
         },
         features=features,
         config=config,

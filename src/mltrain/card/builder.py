@@ -13,7 +13,7 @@ from mltrain.card.model_card import ModelCard
 from mltrain.documents.results import to_plain
 from mltrain.documents.strict_json import canonical_json
 from mltrain.storage.hashing import sha256_bytes
-from mltrain.times import format_ms, format_seconds
+from mltrain.times import DAY_MS, format_ms, format_seconds, interval_ms
 from mltrain.training.booster import feature_gains
 from mltrain.training.economics import describe_break_even
 from mltrain.training.metrics import row_log_loss
@@ -47,6 +47,7 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
         "version": CARD_VERSION,
         "model_name": MODEL_NAME,
         "created_at": format_seconds(training.provenance.now_ms),
+        **_validity(training),
         "train": _train_section(data),
         "metrics": {
             **_metric_values(holdout.scores.after),
@@ -98,6 +99,15 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
         "limits": {"not_in_holdout": list(find_absent_symbols(data.samples, data.split.holdout))},
     }
     return ModelCard(document)
+
+
+def _validity(training: Training) -> dict[str, Json]:
+    """Return the card's `valid_until`: so many days after the newest candle of the snapshot; empty without a limit."""
+    days, snapshot = training.config.valid_days, training.data.snapshot
+    if days is None:
+        return {}
+    close_ms = max(facts.last_ms for facts in snapshot.facts) + interval_ms(snapshot.interval)
+    return {"valid_until": format_seconds(close_ms + int(days * DAY_MS))}
 
 
 def _train_section(data: TrainingData) -> dict[str, Json]:

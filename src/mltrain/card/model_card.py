@@ -149,6 +149,11 @@ class ModelCard(Section):
         sha256 = self.text("lineage", "configuration_sha256")
         return sha256 if sha256 is not None and SHA256.fullmatch(sha256) else None
 
+    @property
+    def valid_until_ms(self) -> int | None:
+        """The time from which the version should no longer be served, ms UTC; None: there is no limit."""
+        return self.time_ms("valid_until")
+
     def block(self, name: str) -> Section | None:
         """Return a block of the time split by its name, such as "holdout"; None if the card lacks it."""
         return next((block for block in self.sections("splits", "blocks") if block.text("name") == name), None)

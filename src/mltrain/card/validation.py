@@ -232,10 +232,10 @@ def _parse_time(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _find_created_at_problems(created_at: str) -> Iterator[Problem]:
-    """Yield a problem if the card's `created_at` is not an ISO 8601 time."""
-    if _parse_time(created_at) is None:
-        yield (), f"{show(created_at)} is not a time such as 2025-10-15T12:00:00Z"
+def _find_time_problems(time: str) -> Iterator[Problem]:
+    """Yield a problem if a text is not an ISO 8601 time."""
+    if _parse_time(time) is None:
+        yield (), f"{show(time)} is not a time such as 2025-10-15T12:00:00Z"
 
 
 def _find_range_problems(block: dict[str, Any], place: Place) -> Iterator[Problem]:
@@ -327,7 +327,8 @@ def _find_artifact_file_problems(artifacts: list[dict[str, Any]], folder: Path) 
 
 # The places of a card that a consistency rule reads, and the rule, which yields problems relative to the first place.
 _CONSISTENCY: Final[tuple[tuple[tuple[Place, ...], Callable[..., Iterator[Problem]]], ...]] = (
-    ((("created_at",),), _find_created_at_problems),
+    ((("created_at",),), _find_time_problems),
+    ((("valid_until",),), _find_time_problems),
     ((("train", "range"),), partial(_find_range_problems, place=())),
     ((("train", "symbols"),), _find_repeats),
     ((("train", "class_balance"), ("train", "rows")), _find_balance_problems),

@@ -16,7 +16,7 @@ import typer
 from mltrain.api.config import OPTIONS
 from mltrain.cli.command import Session, command
 from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE
-from mltrain.cli.help import Command, add_command, data_option, model_option, new_group, search_option
+from mltrain.cli.help import Command, add_command, data_option, model_option, new_group, output_option, search_option
 from mltrain.cli.render import Outcome
 from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
 from mltrain.cli.tables import folding, table
@@ -65,6 +65,14 @@ HoldoutFrom = Annotated[
 ]
 Seed = Annotated[int | None, search_option("--seed", min=0, help="Random seed.")]
 MaxRows = Annotated[int | None, data_option("--max-rows", min=0, help="Use only the newest candles; 0: all.")]
+ValidDays = Annotated[
+    float | None,
+    output_option(
+        "--valid-days",
+        metavar="DAYS",
+        help="Days after the newest candle for which the version may be served; later, serving warns.",
+    ),
+]
 Config = Annotated[
     Path | None,
     model_option("--config", metavar="FILE", help="Your train.yml; its keys override those of the packaged one."),
@@ -120,6 +128,7 @@ def config_show(
     holdout_from: HoldoutFrom = None,
     seed: Seed = None,
     max_rows: MaxRows = None,
+    valid_days: ValidDays = None,
 ) -> Outcome:
     """Show every setting that `train` would use with the same options, and where it comes from."""
     from mltrain.api.config import config_show
@@ -134,6 +143,7 @@ def config_show(
         holdout_from=holdout_from,
         seed=seed,
         max_rows=max_rows,
+        valid_days=valid_days,
         data_dir=session.data_dir,
     )
     outside = {setting.key: setting for setting in _settings_outside_files(session, ctx)}

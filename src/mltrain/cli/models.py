@@ -19,7 +19,7 @@ from mltrain.cli.arguments import (
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.completion import complete_version_name
 from mltrain.cli.help import add_command, new_group, output_option
-from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number_text, view_pruned
+from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number_text, time_text, view_pruned
 from mltrain.cli.tables import folding, optional, right, table
 from mltrain.errors import InputError
 from mltrain.names import DEFAULT_SLOT
@@ -345,7 +345,8 @@ def _view_card(result: CardOfVersion) -> Iterator[RenderableType]:
     card = ModelCard(dict(result.card))
     start, end = (minute_text(card.text("train", "range", key) or "") for key in ("start", "end"))
     created = minute_text(card.text("created_at") or "")
-    yield f"{card.text('model_name')} {result.ref}, trained {created} UTC on snapshot {card.snapshot_id}"
+    until = "" if card.valid_until_ms is None else f", valid until {time_text(card.valid_until_ms)} UTC"
+    yield f"{card.text('model_name')} {result.ref}, trained {created} UTC on snapshot {card.snapshot_id}{until}"
     yield (
         f"{', '.join(card.symbols)}: {card.number('train', 'rows'):,.0f} rows, {start} to {end} UTC, "
         f"{card.train_up_share:.1%} up"

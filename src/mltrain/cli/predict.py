@@ -120,6 +120,9 @@ AsOf = Annotated[
     ),
 ]
 NoGo = Annotated[bool, model_option("--allow-no-go", help="Serve a version that was never promoted.")]
+StrictAge = Annotated[
+    bool, model_option("--strict-age", help="Refuse instead of warning after the card's valid_until.")
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -141,6 +144,7 @@ def predict(
     archive_url: ArchiveUrl = None,
     use_env_proxy: EnvProxy = False,
     allow_no_go: NoGo = False,
+    strict_age: StrictAge = False,
     input_: Input = None,
     output: Output = None,
     input_format: InputFormat = None,
@@ -190,6 +194,7 @@ def predict(
             use_env_proxy=use_env_proxy,
             inputs=inputs,
             allow_no_go=allow_no_go,
+            strict_age=strict_age,
             data_dir=session.data_dir,
             slot=session.slot,
             ledger=ledger,
@@ -213,6 +218,7 @@ def predict(
             explain=explain,
             as_of=as_of,
             allow_no_go=allow_no_go,
+            strict_age=strict_age,
             data_dir=session.data_dir,
             slot=session.slot,
             progress=session.progress,
@@ -233,6 +239,7 @@ def predict(
             explain=explain,
             as_of=as_of,
             allow_no_go=allow_no_go,
+            strict_age=strict_age,
             data_dir=session.data_dir,
             slot=session.slot,
             progress=session.progress,

@@ -14,7 +14,7 @@ from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command, data_option, limit_option, network_option, output_option
-from mltrain.cli.predict import Inputs, NoGo, PredictSource
+from mltrain.cli.predict import Inputs, NoGo, PredictSource, StrictAge
 from mltrain.cli.render import Outcome, show_outcome
 from mltrain.cli.signals import SIGNAL_CODE, noting_signals
 from mltrain.cli.sources import (
@@ -82,6 +82,7 @@ def serve(
         ),
     ] = False,
     allow_no_go: NoGo = False,
+    strict_age: StrictAge = False,
     ops: OpsOption = None,
     max_body_mb: Annotated[
         float, limit_option("--max-body-mb", min=0.001, max=1024, help="Largest body of a request, in MB.")
@@ -138,6 +139,7 @@ def serve(
             inputs=inputs,
             ledger=ledger,
             allow_no_go=allow_no_go,
+            strict_age=strict_age,
             max_body_mb=max_body_mb,
             timeout_s=timeout_s,
             threads=threads,

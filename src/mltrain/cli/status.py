@@ -98,7 +98,8 @@ def _view_slot(slot: SlotStatus, now_ms: int) -> Iterator[tuple[str, str]]:
         yield "live", "none"
     else:
         since = "" if live.live_since is None else f", live since {minute_text(live.live_since)}"
-        yield "live", f"{live.version}, trained {_ago(live.age_s)}{since}"
+        until = "" if live.valid_until is None else f", valid until {minute_text(live.valid_until)}"
+        yield "live", f"{live.version}, trained {_ago(live.age_s)}{since}{until}"
     if live is not None and live.comparable_from is not None:
         why = (
             "trained on every row (--final all)" if live.fitted_on == "all" else "few rows are later than its training"

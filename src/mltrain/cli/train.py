@@ -23,6 +23,7 @@ from mltrain.cli.config import (
     Seed,
     SettingsCommand,
     Trials,
+    ValidDays,
     ValRatio,
     read_class_weight,
 )
@@ -102,6 +103,7 @@ def train(
         model_option("--final", help="Rows that the served model is fitted on; all: those of the holdout, too."),
     ] = FittedRows.INNER,
     max_rows: MaxRows = None,
+    valid_days: ValidDays = None,
     promote: Annotated[
         bool, output_option("--promote/--no-promote", help="Promote the version if it is GO and not held.")
     ] = True,
@@ -128,6 +130,7 @@ def train(
         "holdout_from": holdout_from,
         "seed": seed,
         "max_rows": max_rows,
+        "valid_days": valid_days,
         "features": features,
         "config": config,
         "workers": workers,

@@ -114,6 +114,18 @@ class SilenceConfig:
 
 @record
 @dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """Limits of the queue of events.
+
+    Attributes:
+        max_age_h: Hours for which an event may wait for its delivery; None: not checked.
+    """
+
+    max_age_h: Annotated[float, Limits(0.01, _YEAR_H)] | None
+
+
+@record
+@dataclass(frozen=True, slots=True)
 class OperateConfig:
     """The settings of operate.yml, one section for each part of the status."""
 
@@ -124,3 +136,4 @@ class OperateConfig:
     drift: DriftConfig
     calibration: CalibrationConfig
     sentinel: SilenceConfig
+    events: EventsConfig

@@ -386,6 +386,7 @@ class TrainConfig:
         recency_half_life_days: Days after which a row weighs half as much in a fit, counted back from the newest row of
             that fit; 0: all rows weigh the same.
         holdout_from_ms: Open time from which rows are the holdout, ms UTC; None: `val_ratio` says how long it is.
+        valid_days: Days after the snapshot's newest candle until which the model may be served; None: no limit.
     """
 
     seed: Annotated[int, Limits(0, 2**31 - 1)]
@@ -404,6 +405,7 @@ class TrainConfig:
     economics: EconomicsConfig
     recency_half_life_days: Annotated[float, Limits(0, 100_000), OMIT_DEFAULT] = 0.0
     holdout_from_ms: Annotated[TimeMs | None, Key("holdout_from"), OMIT_DEFAULT] = None
+    valid_days: Annotated[float | None, Limits(0.01, 3_650), OMIT_DEFAULT] = None
 
     def __post_init__(self) -> None:
         if self.val_ratio is None and self.holdout_from_ms is None:

@@ -94,7 +94,7 @@ class QueuedEvent:
 
     def is_overdue(self, now_ms: int) -> bool:
         """Return whether it has failed for OVERDUE_DAYS; `now_ms` is the time, ms UTC."""
-        return self.attempts > 0 and now_ms - _queued_ms(self.event.id) >= OVERDUE_DAYS * DAY_MS
+        return self.attempts > 0 and now_ms - queued_ms(self.event.id) >= OVERDUE_DAYS * DAY_MS
 
 
 def queue_event(
@@ -196,5 +196,6 @@ def describe_failures(folder: Path) -> str | None:
     )
 
 
-def _queued_ms(event_id: str) -> int:
+def queued_ms(event_id: str) -> int:
+    """Return when the event with this id was queued, ms UTC."""
     return int(event_id.partition("-")[0])

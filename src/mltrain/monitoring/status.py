@@ -22,6 +22,7 @@ ProblemKind: TypeAlias = Literal[
     "sentinel-silent",
     "no-live-version",
     "live-version-old",
+    "expired",
     "round-overdue",
     "candles-old",
     "no-answers",
@@ -29,6 +30,7 @@ ProblemKind: TypeAlias = Literal[
     "refused",
     "drift",
     "calibration",
+    "events-waiting",
 ]
 
 
@@ -98,6 +100,7 @@ class LiveVersion:
         symbols: Its symbols.
         fitted_on: The rows that it was fitted on: those before the holdout ("inner"), or all; None: the card cannot be
             read.
+        valid_until: The time until which it may be served by its card, UTC; None: there is no limit.
         comparable_from: The day of which candles are needed to compare a new version with it, UTC, if the latest
             snapshot ends before (without one, if it has not come yet): until then a GO is held. None: they are there.
         answers: Its answers since its promotion; None: the newest rows of the ledger have none.
@@ -112,6 +115,7 @@ class LiveVersion:
     interval: str | None = None
     symbols: tuple[str, ...] = ()
     fitted_on: Literal["inner", "all"] | None = None
+    valid_until: str | None = None
     comparable_from: str | None = None
     answers: LiveAnswers | None = None
     drift: ScoreDrift | None = None

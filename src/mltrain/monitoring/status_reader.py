@@ -21,6 +21,7 @@ from mltrain.errors import InputError, MltrainError
 from mltrain.killswitch.gate import HALTED, HALTED_HINT, REDUCED, HaltGate
 from mltrain.killswitch.halts import HaltState
 from mltrain.killswitch.heartbeat import HEARTBEAT_FILE, boot_clock, find_silence, read_heartbeat
+from mltrain.monitoring.events import EVENTS, list_events, queued_ms
 from mltrain.monitoring.ledger import LEDGER, format_at, newest_rows
 from mltrain.monitoring.rounds import read_rounds
 from mltrain.monitoring.status import (
@@ -103,6 +104,7 @@ def find_status(
     slots = tuple(map(reader.read_slot, reader.list_slots() if slot is None else [slot]))
     if not slots:
         reader.note_missing_version(None, f"{store.models} has no version")
+    reader.check_events()
     rows = reader.rows
     return Status(
         when=format_seconds(now_ms),
@@ -238,6 +240,22 @@ class _Reader:
         age_s = (self._now_ms - newest_ms - interval_ms(interval)) / SECOND_MS
         return LatestCandles(name, format_seconds(newest_ms), age_s)
 
+    def check_events(self) -> None:
+        """Note events that have waited for their delivery for too long."""
+        folder, most_h = self._store.data_dir / EVENTS, self._limits.events.max_age_h
+        waiting = self._try(None, partial(list_events, folder))
+        if not waiting or most_h is None:
+            return
+        age_s = (self._now_ms - queued_ms(waiting[0].name)) / SECOND_MS
+        if age_s * SECOND_MS > most_h * HOUR_MS:
+            self._note(
+                "events-waiting",
+                None,
+                f"{len(waiting)} event(s) wait in {folder}, the oldest for {format_age(age_s)}; {most_h:g} h are too "
+                "long",
+                "`mltrain notify` shows why",
+            )
+
     def read_slot(self, slot: str) -> SlotStatus:
         """Return the status of a slot."""
         store, before = self._store.in_slot(slot), len(self.problems)
@@ -299,8 +317,12 @@ class _Reader:
             interval=card.text("train", "interval"),
             symbols=card.symbols,
             fitted_on=card.fitted_on,
+            valid_until=card.text("valid_until"),
             comparable_from=self._find_comparable(card),
         )
+        if card.valid_until_ms is not None and self._now_ms >= card.valid_until_ms:
+            until = format_minutes(card.valid_until_ms)
+            self._note("expired", slot, f"{name} was valid until {until}", "train and promote a newer version")
         self._try(slot, partial(self._check_answers, found, slot, since_ms))
         if not answered:
             return found

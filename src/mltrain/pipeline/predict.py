@@ -47,20 +47,27 @@ BENCH_BARS: Final = 2_000
 
 
 def open_followed_model(
-    store: Store, ref: str | None, *, allow_no_go: bool, while_halted: bool = False, ledger: AnswerLog | None = None
+    store: Store,
+    ref: str | None,
+    *,
+    allow_no_go: bool,
+    strict_age: bool = False,
+    while_halted: bool = False,
+    ledger: AnswerLog | None = None,
 ) -> tuple[Model, str | None]:
     """Open a version's model, and a warning if the latest was chosen because nothing was promoted yet.
 
     The model of the live version of a slot follows later promotions. `ref` is best, best:SLOT, latest, a version, or a
     path; None: the live version or, if nothing was promoted, the latest. `allow_no_go` accepts a version that was never
-    promoted, and `while_halted` opens it although serving is halted. `ledger` records its answers, as in `load`.
+    promoted, and `while_halted` opens it although serving is halted. `strict_age` and `ledger` are as in `load`.
     """
     version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
     pointer = store.pointer_of(ref)
     if pointer is not None and pointer.path.is_symlink():
         # Without a clock: the command line reads it itself.
-        return load(pointer.path, while_halted=while_halted, ledger=ledger, clock=None), warning
-    model = open_model(version, heed_halts=True, ledger=ledger)
+        model = load(pointer.path, strict_age=strict_age, while_halted=while_halted, ledger=ledger, clock=None)
+        return model, warning
+    model = open_model(version, heed_halts=True, strict_age=strict_age, ledger=ledger)
     if not while_halted:
         check_not_halted(model)
     return model, warning

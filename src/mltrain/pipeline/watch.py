@@ -24,7 +24,7 @@ from mltrain.errors import InputError, RefusedError, SourceError
 from mltrain.killswitch.gate import HALTED
 from mltrain.pipeline.predict import read_inputs
 from mltrain.serving.answers import ERROR, Answer, find_prices
-from mltrain.serving.rows import MAX_AGE_BARS, STALE
+from mltrain.serving.rows import EXPIRED, MAX_AGE_BARS, STALE
 from mltrain.times import TimeRange, floor_to_grid, interval_ms, parse_time
 
 if TYPE_CHECKING:
@@ -226,11 +226,12 @@ class Watch:
         table = table.filter((pl.col("symbol") == symbol) & (pl.col("ts").dt.timestamp("ms") >= from_ms))
         now_ms = clock_ms if self._clock is None else int(self._clock() * 1000)
         old = pl.col("ts").dt.timestamp("ms") + (1 + MAX_AGE_BARS) * self._step_ms <= now_ms
+        reason = pl.lit(EXPIRED) if self._model.is_expired(now_ms) else pl.when(old).then(pl.lit(STALE))
         return table.with_columns(
-            p=pl.when(~old).then("p"),
-            raw=pl.when(~old).then("raw"),
-            refused=pl.when(old & pl.col("refused").is_null()).then(pl.lit(STALE)).otherwise("refused"),
-            permit=pl.when(~old).then("permit"),
+            p=pl.when(reason.is_null()).then("p"),
+            raw=pl.when(reason.is_null()).then("raw"),
+            refused=pl.coalesce("refused", reason),
+            permit=pl.when(reason.is_null()).then("permit"),
             version=pl.lit(version),
         )
 

@@ -138,6 +138,8 @@ def describe_training(card: ModelCard) -> str:
     if start_ms is not None and end_ms is not None:
         parts.append(f"{format_minutes(start_ms)} to {format_minutes(end_ms)}")
     parts.append(f"trained {card.text('created_at') if created_ms is None else format_minutes(created_ms)} UTC")
+    if card.valid_until_ms is not None:
+        parts.append(f"valid until {format_minutes(card.valid_until_ms)} UTC")
     return " · ".join(parts)
 
 

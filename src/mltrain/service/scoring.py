@@ -16,7 +16,7 @@ from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError
 from mltrain.killswitch.gate import HALTED, HaltGate
 from mltrain.service.predict_body import read_candle_tables, read_input_tables, read_predict_body
-from mltrain.serving.rows import MAX_AGE_BARS, STALE
+from mltrain.serving.rows import EXPIRED, MAX_AGE_BARS, STALE
 from mltrain.store.store import open_path
 from mltrain.times import TIME_FORMAT, interval_ms, parse_time
 
@@ -248,6 +248,8 @@ class Scoring:
         reasons = []
         if self.halted_symbols()["halt"] == len(self._model.symbols):
             reasons.append(HALTED)
+        if self._model.is_expired(self.now_ms()):
+            reasons.append(EXPIRED)
         if self._feed is not None:
             ages_s = self._feed.ages_s().values()
             if not ages_s:

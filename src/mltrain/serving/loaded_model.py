@@ -17,6 +17,7 @@ import polars as pl
 from mltrain.artifact import MODEL_FILE
 from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
 from mltrain.candles.frame import TS_DTYPE
+from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError
@@ -113,6 +114,7 @@ class LoadedModel:
         lookback_bars: Consecutive candles that a prediction needs, the newest included.
         newest: Computes the features of the newest candles.
         folder: The version's folder; None: the model was not published.
+        valid_until_ms: The time from which it should no longer be served, ms UTC; None: there is no limit.
     """
 
     version: str
@@ -125,6 +127,7 @@ class LoadedModel:
     lookback_bars: int
     newest: NewestFeatures
     folder: Path | None
+    valid_until_ms: int | None
 
     @property
     def path(self) -> str:
@@ -200,6 +203,7 @@ def load_bundle(
         lookback_bars=bundle.feature_set.lookback_bars,
         newest=open_newest_features(bundle.feature_set),
         folder=folder,
+        valid_until_ms=ModelCard.from_json(dict(card or {})).valid_until_ms,
     )
 
 

@@ -49,8 +49,9 @@ from mltrain.serving.inputs import (
 from mltrain.serving.known_inputs import read_given_inputs
 from mltrain.serving.live_model import Follower, pointer_state
 from mltrain.serving.loaded_model import OtherCodeWarning, load_bundle, load_version, score_rows
-from mltrain.serving.rows import MAX_AGE_BARS, ScoringRequest, read_now, read_rows
+from mltrain.serving.rows import EXPIRED, MAX_AGE_BARS, ScoringRequest, read_now, read_rows
 from mltrain.serving.stream import Stream
+from mltrain.serving.validity import ExpiredWarning, ValidityCheck
 from mltrain.store.pointer import Pointer, pointer_at
 from mltrain.store.signature import check_signature
 from mltrain.store.store import PROMOTIONS, open_path
@@ -73,7 +74,7 @@ if TYPE_CHECKING:
     from mltrain.serving.rows import FeatureRows, WhichRows
     from mltrain.store.versions import StoredVersion
 
-__all__ = ["Model", "OtherCodeWarning", "check_round_trip", "load", "model_from_bundle", "open_model"]
+__all__ = ["ExpiredWarning", "Model", "OtherCodeWarning", "check_round_trip", "load", "model_from_bundle", "open_model"]
 
 # Every models folder has this file, since its first version.
 LOCK: Final = ".lock"
@@ -102,12 +103,14 @@ class Model:
         key: Path | None = None,
         models: Path | None = None,
         allow_reduce: bool = False,
+        strict_age: bool = False,
         clock: Callable[[], float] | None = None,
         log: AnswerLog | None = None,
         origin: Callable[[], Model] | None = None,
     ) -> None:
         self._clock = clock
         self._gate = HaltGate(models)
+        self._validity = ValidityCheck(strict=strict_age)
         self._begin = partial(self._gate.begin, allow_reduce=allow_reduce)
         self._finish = partial(self._gate.finish, allow_reduce=allow_reduce)
         # Loads the same model again, for pickles and copies; None: the model was not published.
@@ -219,6 +222,16 @@ class Model:
         """
         return self._gate.check(symbol)
 
+    def is_expired(self, now_ms: int | None = None) -> bool:
+        """Return whether answers are refused because the card's `valid_until` has passed.
+
+        Without `strict_age` they never are: there is one warning about each version.
+
+        Args:
+            now_ms: The time, ms UTC; None: read the clock that was passed to `load`; without a clock nothing expires.
+        """
+        return self._validity.is_refused(self._current(), read_now(now_ms, self._clock))
+
     @property
     def classes_(self) -> NDArray[np.int64]:
         """The labels, in the order of the columns of `predict_proba`: 0 is down, 1 is up."""
@@ -260,7 +273,7 @@ class Model:
 
         Returns:
             `ts` (open time, UTC), `symbol`, `p` (probability of up, in [0, 1]), `raw` (score before calibration, in
-            (0, 1)), `refused`: null, or why the row has neither `p` nor `raw`: halted, unknown-symbol, stale,
+            (0, 1)), `refused`: null, or why the row has neither `p` nor `raw`: halted, unknown-symbol, stale, expired,
             too-few-bars, hole, input-missing, input-stale, leader-hole or not-finite; and `permit`: null, or "reduce"
             where the answer may be used only to reduce positions. Symbols and times are in the given order.
 
@@ -308,7 +321,7 @@ class Model:
             raw = 1 / (1 + exp(-log_odds)). Null in refused rows.
 
         Raises:
-            RefusedError: A feature's value is null or not finite; or, for features, serving is halted or restricted.
+            RefusedError: A feature's value is null or not finite; or, for features, as for `predict_one`.
         """
         state = self._gate.state()
         loaded = self._current()
@@ -317,6 +330,7 @@ class Model:
             features = as_frame(frame, "frame", index=False)
             if not {"ts", "open"} & set(features.columns) and set(loaded.names) & set(features.columns):
                 began_s = self._begin(None)
+                self._check_age(loaded)
                 x = check_finite(read_named_matrix(features, loaded.names), loaded.names)
                 raw, p = loaded.score(x)
                 explained = pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(loaded, x))
@@ -336,8 +350,9 @@ class Model:
         Raises:
             UsageError: `features` is not a row of features.
             InputError: A feature is missing, unknown or not a number.
-            RefusedError: A value is not finite (not-finite); or serving is halted (halted), or restricted to reducing
-                positions and the model was not loaded with `allow_reduce` (reduced), for all symbols or for one.
+            RefusedError: A value is not finite (not-finite); serving is halted (halted), or restricted to reducing
+                positions and the model was not loaded with `allow_reduce` (reduced), for all symbols or for one; or the
+                version's card is no longer valid and the model was loaded with `strict_age` (expired).
         """
         if self._recorder is None:
             return self._score_one(features).p
@@ -347,6 +362,7 @@ class Model:
         """Return the scores of one row of features; arguments and errors as in `predict_one`."""
         began_s = self._begin(None)
         loaded = self._current()
+        self._check_age(loaded)
         given = read_mapping_or_array(features)
         if isinstance(given, Mapping):
             row = read_named_row(given, loaded.names)
@@ -374,6 +390,7 @@ class Model:
             finish=self._finish,
             recorder=self._recorder,
             clock=self._clock,
+            validity=self._validity,
         )
 
     def predict_proba(self, x: object) -> NDArray[np.float64]:
@@ -389,10 +406,11 @@ class Model:
         Raises:
             UsageError: `x` is none of these.
             InputError: Columns are missing, unknown, out of order or not floats.
-            RefusedError: A value is null or not finite; or serving is halted or restricted, as for `predict_one`.
+            RefusedError: A value is null or not finite, or there is no answer for a reason that `predict_one` names.
         """
         began_s = self._begin(None)
         loaded = self._current()
+        self._check_age(loaded)
         matrix = read_matrix(x, loaded.names, check_positions=lambda: self._check_positions(loaded))
         _, p = loaded.score(check_finite(matrix, loaded.names))
         self._finish(began_s, None)
@@ -408,7 +426,9 @@ class Model:
         The rows must be finite features in the model's order, shape (n, f). Raises RefusedError as `predict_one` does.
         """
         began_s = self._begin(None)
-        scores = self._current().score(x)
+        loaded = self._current()
+        self._check_age(loaded)
+        scores = loaded.score(x)
         self._finish(began_s, None)
         return scores
 
@@ -433,7 +453,16 @@ class Model:
             newest=loaded.newest,
             inputs=read_given_inputs(inputs, loaded.bundle.feature_set.inputs),
         )
-        return list(read_rows(candles, request))
+        parts = list(read_rows(candles, request))
+        # A batch is history.
+        if rows == "last" and self._validity.is_refused(loaded, request.now_ms):
+            return [replace(part, refused=[reason or EXPIRED for reason in part.refused]) for part in parts]
+        return parts
+
+    def _check_age(self, loaded: LoadedModel) -> None:
+        """Raise RefusedError if features must not be scored because the card's `valid_until` has passed."""
+        if loaded.valid_until_ms is not None:
+            self._validity.check(loaded, read_now(None, self._clock))
 
     def _apply_halts(self, parts: list[FeatureRows], before: HaltState) -> list[FeatureRows]:
         """Return rows of features with those refused that a halt forbids, and the others marked with their permit.
@@ -470,6 +499,7 @@ def load(
     ops: str | None = None,
     require_signature: str | os.PathLike[str] | None = None,
     allow_reduce: bool = False,
+    strict_age: bool = False,
     while_halted: bool = False,
     ledger: AnswerLog | None = None,
     clock: Callable[[], float] | None = time.time,
@@ -486,6 +516,8 @@ def load(
             promotion. The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
         allow_reduce: Also return bare numbers while serving is restricted to reducing positions; the caller then asks
             `Model.permit`.
+        strict_age: Refuse answers after the time that the version's card has as `valid_until`; otherwise there is a
+            warning. The time is that of `clock`, or the `now_ms` of a call.
         while_halted: Load the model although serving is halted: its answers are refused until it is resumed.
         ledger: Records each answer and each refusal of `predict_candles` for the newest candles, of `predict_one`, and
             of a stream, before it is given: a `mltrain.Ledger`. None: nothing is recorded.
@@ -505,6 +537,7 @@ def load(
 
     Warns:
         OtherCodeWarning: The model was trained with another version of the feature ops.
+        ExpiredWarning: Later, at an answer after the card's `valid_until`.
         SlowPathWarning: LightGBM's single-row call, or the formula of a feature, is not exact here, and is not used.
     """
     if not isinstance(path, str | os.PathLike):
@@ -542,6 +575,7 @@ def load(
         ops=ops,
         require_signature=None if key is None else str(key),
         allow_reduce=allow_reduce,
+        strict_age=strict_age,
         # The copy refuses what the original does.
         while_halted=True,
         ledger=ledger,
@@ -554,6 +588,7 @@ def load(
         key=key,
         models=version.folder.parent,
         allow_reduce=allow_reduce,
+        strict_age=strict_age,
         clock=clock,
         log=ledger,
         origin=origin,
@@ -575,16 +610,18 @@ def check_not_halted(model: Model) -> None:
                 raise
 
 
-def open_model(version: StoredVersion, *, heed_halts: bool = False, ledger: AnswerLog | None = None) -> Model:
+def open_model(
+    version: StoredVersion, *, heed_halts: bool = False, strict_age: bool = False, ledger: AnswerLog | None = None
+) -> Model:
     """Load the model of a version, promoted or not, without a clock; errors and warnings as in `load`.
 
-    Without `heed_halts` it answers while serving is halted: for measurements, which nobody acts on. `ledger` is as in
-    `load`.
+    Without `heed_halts` it answers while serving is halted: for measurements, which nobody acts on. `strict_age` and
+    `ledger` are as in `load`.
     """
     place = str(version.folder.absolute())
-    origin = partial(load, place, allow_no_go=True, while_halted=True, ledger=ledger, clock=None)
+    origin = partial(load, place, allow_no_go=True, strict_age=strict_age, while_halted=True, ledger=ledger, clock=None)
     models = version.folder.absolute().parent if heed_halts else None
-    return Model(load_version(version), models=models, log=ledger, origin=origin)
+    return Model(load_version(version), models=models, strict_age=strict_age, log=ledger, origin=origin)
 
 
 def model_from_bundle(bundle: Bundle) -> Model:

@@ -44,6 +44,7 @@ MAX_AGE_BARS: Final = 2
 # Why a row is not scored: the codes in the column `refused`.
 UNKNOWN_SYMBOL: Final = "unknown-symbol"
 STALE: Final = "stale"
+EXPIRED: Final = "expired"
 TOO_FEW_BARS: Final = "too-few-bars"
 # Callers know these two codes, so they keep the older word for a gap.
 GAP: Final = "hole"
@@ -56,6 +57,7 @@ REASONS: Final[Mapping[str, str]] = {
     HALTED: "serving is halted: `mltrain halt status` says why",
     UNKNOWN_SYMBOL: "the model was not trained on this symbol",
     STALE: "a newer candle should have arrived by now",
+    EXPIRED: "its card says that it is no longer valid: train and promote a newer version",
     TOO_FEW_BARS: "there are fewer candles than the longest lookback",
     GAP: "a candle is missing inside the lookback",
     LEADER_GAP: "a candle of the leader is missing inside the lookback, or has not arrived yet",

@@ -40,6 +40,7 @@ from mltrain.serving.answers import NO_PRICES, Scored
 from mltrain.serving.inputs import read_candles_by_symbol
 from mltrain.serving.known_inputs import NO_VALUES, PushedInput, read_given_inputs
 from mltrain.serving.rows import (
+    EXPIRED,
     LEADER_GAP,
     MAX_AGE_BARS,
     REASONS,
@@ -52,6 +53,7 @@ from mltrain.serving.rows import (
     read_now,
     shorten_list,
 )
+from mltrain.serving.validity import ValidityCheck
 from mltrain.times import EPOCH, as_time_ms, check_time_ms, floor_to_grid, format_ms, interval_ms, is_ms
 
 if TYPE_CHECKING:
@@ -167,12 +169,14 @@ class Stream:
         finish: Callable[[float, str], None] = lambda *_: None,
         recorder: Recorder | None = None,
         clock: Callable[[], float] | None = None,
+        validity: ValidityCheck | None = None,
     ) -> None:
         self._current = current
         # Raise while an answer for a symbol must not be given, at its begin and at its end.
         self._begin, self._finish = begin, finish
         self._recorder = recorder
         self._clock = clock
+        self._validity = validity or ValidityCheck()
         self._lock = threading.RLock()
         loaded = current()
         if not isinstance(symbols, Iterable) or isinstance(symbols, str):
@@ -307,7 +311,7 @@ class Stream:
             InputError: The candle is impossible, or lacks a column that a feature reads.
             RefusedError: The candle was not taken (late, changed, open, unknown-symbol), or it was taken and cannot be
                 scored (hole, too-few-bars, input-missing, input-stale, leader-hole, not-finite, stale), or must not be
-                (halted, reduced).
+                (expired, halted, reduced).
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
@@ -358,7 +362,7 @@ class Stream:
             UsageError: `now_ms` is not a time in ms.
             InputError: The candles lack a column that a feature reads.
             RefusedError: The candle cannot be scored (hole, too-few-bars, input-missing, input-stale, leader-hole,
-                not-finite, stale), or must not be (halted, reduced).
+                not-finite, stale), or must not be (expired, halted, reduced).
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
@@ -401,6 +405,8 @@ class Stream:
         ts_ms = int(buffer.ts_ms[buffer.stop - 1])
         if now_ms is not None and now_ms - (ts_ms + self._step_ms) >= MAX_AGE_BARS * self._step_ms:
             raise _refused_error(symbol, ts_ms, STALE)
+        if self._validity.is_refused(loaded, now_ms):
+            raise _refused_error(symbol, ts_ms, EXPIRED)
         leaders = {leader: self._find_buffer(leader) for leader in feature_set.leaders if leader != symbol}
         if not all(leader.stop for leader in leaders.values()):
             raise _refused_error(symbol, ts_ms, LEADER_GAP)
