@@ -12,12 +12,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, TypeAlias
 
-from mltrain.documents.records import Key, Limits, read_record, record, to_json
+from mltrain.documents.records import Key, Limits, record, to_json
 from mltrain.documents.results import Result
-from mltrain.documents.values import Located, Sha256
-from mltrain.errors import InputError, UsageError
+from mltrain.documents.values import Sha256
+from mltrain.errors import UsageError
 from mltrain.names import SLOT, show
-from mltrain.storage.chained_lines import BROKEN_CHAIN, BROKEN_SEAL, seal_line, split_lines, unseal_line
+from mltrain.storage.chained_lines import read_chain, seal_line, split_lines
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import FOLDER_WAIT_S, hold_lock
 from mltrain.storage.reading import read_file
@@ -191,25 +191,9 @@ def read_rounds(data_dir: Path) -> RoundLog:
     path = data_dir / ROUNDS_FILE
     if not path.exists():
         return RoundLog()
-    lines, _ = split_lines(read_file(path, max_bytes=_MAX_LOG_BYTES, what="the log of rounds"))
-    rounds: list[Round] = []
-    problems: list[str] = []
-    before = None
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}: line {number}"
-        try:
-            document, is_sealed = unseal_line(line, where)
-            found = read_record(Located(document, where), Round)
-        except InputError as err:
-            problems.append(err.message)
-        else:
-            rounds.append(found)
-            if found.prev_sha256 != before:
-                problems.append(f"{where}: {BROKEN_CHAIN}")
-            if not is_sealed:
-                problems.append(f"{where}: {BROKEN_SEAL}")
-        before = sha256_bytes(line)
-    return RoundLog(tuple(rounds), tuple(problems))
+    log = read_file(path, max_bytes=_MAX_LOG_BYTES, what="the log of rounds")
+    rounds, problems = read_chain(log, Round, where=str(path))
+    return RoundLog(tuple(rounds.values()), tuple(problems))
 
 
 def append_round(data_dir: Path, made: Round) -> None:

@@ -21,7 +21,14 @@ from mltrain.documents.values import Located, Sha256
 from mltrain.errors import InputError
 from mltrain.gates.holdout_looks import Look
 from mltrain.names import DEFAULT_SLOT, SLOT, VERSION
-from mltrain.storage.chained_lines import BROKEN_CHAIN, BROKEN_SEAL, seal_line, split_lines, unseal_line
+from mltrain.storage.chained_lines import (
+    BROKEN_CHAIN,
+    BROKEN_SEAL,
+    read_chain,
+    seal_line,
+    split_lines,
+    unseal_line,
+)
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_seconds
 
@@ -174,28 +181,15 @@ def read_promotions(log: bytes, *, where: str) -> PromotionLog:
         log: The log's bytes.
         where: The log's name in messages, usually the path.
     """
-    lines, torn = split_lines(log)
-    entries: list[Promotion] = []
-    problems: list[str] = []
-    before = None
-    for number, line in enumerate(lines, start=1):
-        place = f"{where}: line {number}"
-        try:
-            document, sealed = unseal_line(line, place)
-            entry = read_record(Located(document, place), Promotion)
-        except InputError as err:
-            problems.append(err.message)
-        else:
-            entries.append(entry)
-            if entry.serial != number:
-                problems.append(f"{place}: has the serial {entry.serial}")
-            if entry.prev_sha256 != before:
-                problems.append(f"{place}: {BROKEN_CHAIN}")
-            if not sealed:
-                problems.append(f"{place}: {BROKEN_SEAL}")
-        before = sha256_bytes(line)
+    entries, problems = read_chain(log, Promotion, where=where)
+    problems += [
+        f"{where}: line {number}: has the serial {entry.serial}"
+        for number, entry in entries.items()
+        if entry.serial != number
+    ]
+    torn = split_lines(log)[1]
     notes = (f"{where}: the last line is torn and is ignored",) if torn else ()
-    return PromotionLog(tuple(entries), tuple(problems), notes)
+    return PromotionLog(tuple(entries.values()), tuple(problems), notes)
 
 
 def check_history(log: PromotionLog, slot: str, *, best: str | None, staged: str | None = None, where: str) -> History:
