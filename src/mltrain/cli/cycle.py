@@ -10,25 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mltrain.api.cycle import AT, EVERY
-from mltrain.api.snapshots import DEFAULT_DAYS, DEFAULT_SYMBOLS
-from mltrain.api.sources import CONNECTIONS, DEFAULT_INTERVAL, MAX_WAIT_S, choose_source
+from mltrain.api.sources import CONNECTIONS, MAX_WAIT_S, choose_source
 from mltrain.cli.address_space import LEARNING_MB
 from mltrain.cli.arguments import FeaturesOption, OpsOption, register_ops
 from mltrain.cli.command import Session, command
-from mltrain.cli.completion import complete_source, complete_symbols
 from mltrain.cli.config import Config, Trials
 from mltrain.cli.help import (
     add_command,
     data_option,
-    model_option,
-    output_option,
     schedule_option,
-    search_option,
     upkeep_option,
 )
 from mltrain.cli.render import Outcome
+from mltrain.cli.snapshots import Days, Interval, SnapshotSource, Symbols
 from mltrain.cli.sources import (
-    SOURCE_METAVAR,
     ArchiveUrl,
     BaseUrl,
     Connections,
@@ -41,7 +36,7 @@ from mltrain.cli.sources import (
     TimeZone,
     given_addresses,
 )
-from mltrain.cli.train import FittedRows
+from mltrain.cli.train import FinalOption, FittedRows, Promote, SearchTimeout, Sign, Workers
 
 if TYPE_CHECKING:
     from mltrain.cli.render import View
@@ -67,39 +62,11 @@ def cycle(
         bool,
         schedule_option("--once", help="Run one round now and end, for cron: 0, 4 after a NO-GO, or the error's code."),
     ] = False,
-    source: Annotated[
-        str | None,
-        data_option(
-            "--source",
-            metavar=SOURCE_METAVAR,
-            help="Source of the candles, as for snapshot. Default: binance.",
-            autocompletion=complete_source,
-        ),
-    ] = None,
+    source: SnapshotSource = None,
     market: MarketOption = None,
-    symbols: Annotated[
-        str | None,
-        data_option(
-            "--symbols",
-            metavar="SYMBOLS",
-            help=f"Comma-separated, such as BTCUSDT or BTC/USDT. Default: {DEFAULT_SYMBOLS}; files: all in the folder.",
-            autocompletion=complete_symbols,
-        ),
-    ] = None,
-    days: Annotated[
-        int | None,
-        data_option(
-            "--days", min=1, max=20_000, help=f"Days of candles of a round. Default: {DEFAULT_DAYS}; files: all."
-        ),
-    ] = None,
-    interval: Annotated[
-        str | None,
-        data_option(
-            "--interval",
-            metavar="INTERVAL",
-            help=f"Interval of the candles. Default: {DEFAULT_INTERVAL}; files: what all their names state.",
-        ),
-    ] = None,
+    symbols: Symbols = None,
+    days: Days = None,
+    interval: Interval = None,
     folder: Folder = None,
     timezone: TimeZone = None,
     sim_seed: SimSeed = None,
@@ -118,28 +85,12 @@ def cycle(
     trials: Trials = None,
     features: FeaturesOption = None,
     config: Config = None,
-    workers: Annotated[
-        int | None,
-        search_option("--workers", min=1, max=256, help="Processes that run trials; by default one per core."),
-    ] = None,
-    timeout_s: Annotated[
-        float | None,
-        search_option(
-            "--timeout", metavar="SECONDS", min=0.001, help="Stop a search after this time and take the best trial."
-        ),
-    ] = None,
-    final: Annotated[
-        FittedRows,
-        model_option("--final", help="Rows that the served model is fitted on; all: those of the holdout, too."),
-    ] = FittedRows.INNER,
-    promote: Annotated[
-        bool, output_option("--promote/--no-promote", help="Promote a version that is GO and not held.")
-    ] = True,
+    workers: Workers = None,
+    timeout_s: SearchTimeout = None,
+    final: FinalOption = FittedRows.INNER,
+    promote: Promote = True,
     ops: OpsOption = None,
-    sign: Annotated[
-        Path | None,
-        output_option("--sign", metavar="FILE", help="Sign each version with this private key (Ed25519, PEM)."),
-    ] = None,
+    sign: Sign = None,
     keep_versions: Annotated[
         int | None,
         upkeep_option(

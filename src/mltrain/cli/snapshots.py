@@ -57,6 +57,42 @@ class Alignment(StrEnum):
     COMMON = "common"
 
 
+SnapshotSource = Annotated[
+    str | None,
+    data_option(
+        "--source",
+        metavar=SOURCE_METAVAR,
+        help="binance: the exchange; archive: its daily files; files: a folder; sim: a simulated market; "
+        "ccxt:kraken: another exchange, through the package ccxt. Default: binance.",
+        autocompletion=complete_source,
+    ),
+]
+Symbols = Annotated[
+    str | None,
+    data_option(
+        "--symbols",
+        metavar="SYMBOLS",
+        help=f"Comma-separated, such as BTCUSDT or BTC/USDT. Default: {DEFAULT_SYMBOLS}; files: all in the folder.",
+        autocompletion=complete_symbols,
+    ),
+]
+Days = Annotated[
+    int | None,
+    data_option(
+        "--days", min=1, max=20_000, help=f"Days of candles before the end. Default: {DEFAULT_DAYS}; files: all."
+    ),
+]
+Interval = Annotated[
+    str | None,
+    data_option(
+        "--interval",
+        metavar="INTERVAL",
+        help=f"Interval of the candles: {', '.join(INTERVALS_MS)}. Default: {DEFAULT_INTERVAL}; files: what all "
+        "their names state.",
+    ),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     add_command(app, "snapshot", snapshot, example="mltrain snapshot --days 90 --symbols BTCUSDT,ETHUSDT")
@@ -75,41 +111,11 @@ def add_commands(app: typer.Typer) -> None:
 @command(need_mb=CANDLES_MB)
 def snapshot(
     session: Session,
-    source: Annotated[
-        str | None,
-        data_option(
-            "--source",
-            metavar=SOURCE_METAVAR,
-            help="binance: the exchange; archive: its daily files; files: a folder; sim: a simulated market; "
-            "ccxt:kraken: another exchange, through the package ccxt. Default: binance.",
-            autocompletion=complete_source,
-        ),
-    ] = None,
+    source: SnapshotSource = None,
     market: MarketOption = None,
-    symbols: Annotated[
-        str | None,
-        data_option(
-            "--symbols",
-            metavar="SYMBOLS",
-            help=f"Comma-separated, such as BTCUSDT or BTC/USDT. Default: {DEFAULT_SYMBOLS}; files: all in the folder.",
-            autocompletion=complete_symbols,
-        ),
-    ] = None,
-    days: Annotated[
-        int | None,
-        data_option(
-            "--days", min=1, max=20_000, help=f"Days of candles before the end. Default: {DEFAULT_DAYS}; files: all."
-        ),
-    ] = None,
-    interval: Annotated[
-        str | None,
-        data_option(
-            "--interval",
-            metavar="INTERVAL",
-            help=f"Interval of the candles: {', '.join(INTERVALS_MS)}. Default: {DEFAULT_INTERVAL}; files: what all "
-            "their names state.",
-        ),
-    ] = None,
+    symbols: Symbols = None,
+    days: Days = None,
+    interval: Interval = None,
     end: Annotated[
         str | None,
         data_option(

@@ -54,6 +54,30 @@ class FittedRows(StrEnum):
     ALL = "all"
 
 
+Workers = Annotated[
+    int | None,
+    search_option("--workers", min=1, max=256, help="Processes that run trials; by default one per core."),
+]
+SearchTimeout = Annotated[
+    float | None,
+    search_option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0.001,
+        help="Stop the search after this time and take the best trial so far.",
+    ),
+]
+FinalOption = Annotated[
+    FittedRows,
+    model_option("--final", help="Rows that the served model is fitted on; all: those of the holdout, too."),
+]
+Promote = Annotated[bool, output_option("--promote/--no-promote", help="Promote the version if it is GO and not held.")]
+Sign = Annotated[
+    Path | None,
+    output_option("--sign", metavar="FILE", help="Sign the version with this private key (Ed25519, PEM)."),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     add_command(app, "train", train, example="mltrain train --trials 50 --workers 2", cls=SettingsCommand)
@@ -73,22 +97,11 @@ def train(
     seed: Seed = None,
     features: FeaturesOption = None,
     config: Config = None,
-    workers: Annotated[
-        int | None,
-        search_option("--workers", min=1, max=256, help="Processes that run trials; by default one per core."),
-    ] = None,
+    workers: Workers = None,
     resume: Annotated[
         bool, search_option("--resume", help="Continue an interrupted search instead of starting again.")
     ] = False,
-    timeout_s: Annotated[
-        float | None,
-        search_option(
-            "--timeout",
-            metavar="SECONDS",
-            min=0.001,
-            help="Stop the search after this time and take the best trial so far.",
-        ),
-    ] = None,
+    timeout_s: SearchTimeout = None,
     warm_start: Annotated[
         str | None,
         search_option(
@@ -98,23 +111,15 @@ def train(
             autocompletion=complete_version,
         ),
     ] = None,
-    final: Annotated[
-        FittedRows,
-        model_option("--final", help="Rows that the served model is fitted on; all: those of the holdout, too."),
-    ] = FittedRows.INNER,
+    final: FinalOption = FittedRows.INNER,
     max_rows: MaxRows = None,
     valid_days: ValidDays = None,
-    promote: Annotated[
-        bool, output_option("--promote/--no-promote", help="Promote the version if it is GO and not held.")
-    ] = True,
+    promote: Promote = True,
     dry_run: Annotated[
         bool, output_option("--dry-run", help="Show rows, blocks, memory and minutes; train nothing.")
     ] = False,
     ops: OpsOption = None,
-    sign: Annotated[
-        Path | None,
-        output_option("--sign", metavar="FILE", help="Sign the version with this private key (Ed25519, PEM)."),
-    ] = None,
+    sign: Sign = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the live one, unless it is held."""
     from mltrain.api.train import train, train_plan
