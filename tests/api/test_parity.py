@@ -116,6 +116,7 @@ CASES = [
     Case("evaluate", lambda: mt.evaluate(mt.load("data/models/best_lgbm.pkl"), Path("data/snapshots/latest"))),
     # config
     Case("config init", mt.config_init),
+    Case("config init", partial(mt.config_init, "own.yml", of="halt"), ("own.yml", "--of", "halt")),
     Case("config show", mt.config_show),
     Case("config show", partial(mt.config_show, holdout_from=dt.date(2026, 1, 1)), ("--holdout-from", "2026-01-01")),
     Case(

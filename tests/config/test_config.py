@@ -7,7 +7,14 @@ from typing import get_args
 
 import pytest
 
-from mltrain.config.loading import comment_config, explain_config, load_config, packaged_config
+from mltrain.config.loading import (
+    comment_config,
+    explain_config,
+    load_config,
+    load_halt_config,
+    load_operate_config,
+    packaged_config,
+)
 from mltrain.config.train_config import Calibration, IntRange, Rung, study_sha256
 from mltrain.documents.records import to_json
 from mltrain.documents.strict_json import canonical_json
@@ -415,6 +422,13 @@ def test_an_overridden_mapping_is_explained_key_by_key():
     origins = {s.key: s.origin for s in explain_config(None, overrides={"folds": {"count": 3}})}
 
     assert (origins["folds.count"], origins["folds.start"]) == ("option", "default")
+
+
+@pytest.mark.parametrize(("name", "load"), [("halt", load_halt_config), ("operate", load_operate_config)])
+def test_the_other_files_to_start_from_change_nothing_either(write_config, name, load):
+    """As written, and with every line in force."""
+    for text in (comment_config(f"{name}.yml"), packaged_config(f"{name}.yml").read_text("utf-8")):
+        assert load(write_config(text)) == load(None)
 
 
 def test_a_new_file_changes_nothing_until_edited(write_config):

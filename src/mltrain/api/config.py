@@ -1,14 +1,15 @@
-"""`config show` and `config init`: the settings of a training."""
+"""`config show` and `config init`: the settings of a training, and files to start from."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, get_args
 
 from mltrain.api.workspace import DATA_DIR, check_path, read_time
 from mltrain.documents.results import Result
 from mltrain.errors import UsageError
+from mltrain.names import check_choice
 from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Calibration: TypeAlias = Literal["auto", "isotonic", "sigmoid", "beta", "none"]
 ClassWeight: TypeAlias = Literal["none", "balanced"] | float
+ConfigName: TypeAlias = Literal["train", "halt", "operate"]
 
 #: The option that overrides each of these keys of train.yml.
 OPTIONS: Final = {
@@ -54,11 +56,13 @@ class ConfigInitResult(Result):
 
     Attributes:
         file: Path of the file that was written.
+        of: What it configures.
     """
 
     SCHEMA: ClassVar[str] = "config-init/1"
 
     file: Path
+    of: ConfigName
 
 
 def read_setting_time(holdout_from: Time | None) -> str | None:
@@ -135,22 +139,26 @@ def config_show(
     return ConfigShowResult(settings)
 
 
-def config_init(file: PathText = "train.yml") -> ConfigInitResult:
-    """Write a train.yml with every setting commented out, ready to be changed.
+def config_init(file: PathText = "train.yml", *, of: ConfigName | None = None) -> ConfigInitResult:
+    """Write a configuration with every setting commented out, ready to be changed.
 
     Args:
         file: The file to write.
+        of: What it configures: a training, the triggers of the kill switch ("halt"), or the limits of the status
+            ("operate"); None: what the name of the file says, and a training if it says nothing.
 
     Raises:
-        UsageError: The file exists.
+        UsageError: The file exists, or `of` is none of these.
         MachineError: The file cannot be written.
     """
-    from mltrain.config.loading import comment_config, load_config
+    from mltrain.config.loading import comment_config
     from mltrain.storage.writing import atomic_write
 
     path = check_path(file, "file")
+    kinds: tuple[ConfigName, ...] = get_args(ConfigName)
+    kind = next((each for each in kinds if path.name == f"{each}.yml"), kinds[0]) if of is None else of
+    check_choice(kind, "of", kinds)
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path} already exists", hint=f"to see its settings: mltrain config show --config {path}")
-    atomic_write(path.absolute(), comment_config().encode())
-    load_config(path, overrides={})
-    return ConfigInitResult(path)
+        raise UsageError(f"{path} already exists", hint="name another file, or remove it")
+    atomic_write(path.absolute(), comment_config(f"{kind}.yml").encode())
+    return ConfigInitResult(path, kind)

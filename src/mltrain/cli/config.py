@@ -40,6 +40,14 @@ class Calibration(StrEnum):
     NONE = "none"
 
 
+class ConfigName(StrEnum):
+    """What a configuration is of."""
+
+    TRAIN = "train"
+    HALT = "halt"
+    OPERATE = "operate"
+
+
 Trials = Annotated[int | None, search_option("--trials", min=1, help="Hyperparameter sets to try.")]
 EarlyStop = Annotated[
     int | None, search_option("--early-stop", min=1, help="Rounds without improvement before a fit stops.")
@@ -78,6 +86,8 @@ Config = Annotated[
     model_option("--config", metavar="FILE", help="Your train.yml; its keys override those of the packaged one."),
 ]
 
+#: The command that reads a configuration.
+_USES: Final = {"train": "mltrain train", "halt": "mltrain sentinel", "operate": "mltrain status"}
 # The keys of one searched range.
 _RANGE: Final = re.compile(r"(search\.space\.\w+)\.\w+")
 #: Settings that only the environment can make for all commands.
@@ -217,10 +227,18 @@ def _value_text(value: Any) -> str:  # noqa: ANN401 (JSON)
 def config_init(
     session: Session,  # noqa: ARG001 (the file may be anywhere)
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("train.yml"),
+    of: Annotated[
+        ConfigName | None,
+        output_option(
+            "--of",
+            help="What it configures: train; halt, the triggers of the kill switch; operate, the limits of the status. "
+            "Default: what the name of FILE says, else train.",
+        ),
+    ] = None,
 ) -> Outcome:
-    """Write a train.yml with every setting commented out, ready to be changed."""
+    """Write a configuration with every setting commented out, ready to be changed."""
     from mltrain.api.config import config_init
 
-    written = config_init(file)
-    text = f"{file}: remove the # from the lines you change, then: mltrain train --config {file}"
+    written = config_init(file, of=None if of is None else of.value)
+    text = f"{file}: remove the # from the lines you change, then: {_USES[written.of]} --config {file}"
     return Outcome(written, lambda: [text])

@@ -125,9 +125,9 @@ def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple
     return tuple(explain(key, value) for key, value in settings.items())
 
 
-def comment_config() -> str:
-    """Return the packaged train.yml with every setting commented out, as a start for a user's file."""
-    text = packaged_config("train.yml").read_text("utf-8")
+def comment_config(name: str = "train.yml") -> str:
+    """Return a packaged file with every setting commented out, as a start for a user's file."""
+    text = packaged_config(name).read_text("utf-8")
     return "".join(
         line if line.startswith("#") or not line.strip() else f"# {line}" for line in text.splitlines(keepends=True)
     )
