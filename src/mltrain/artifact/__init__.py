@@ -1,5 +1,8 @@
-"""The model file `lgbm.pkl`: the bundle, its pickle, the check of its LightGBM text, and its contract."""
+"""The files of a model, and what a model means to its callers."""
 
 from typing import Final
 
 MODEL_FILE: Final = "lgbm.pkl"
+#: The files of a Temporal Fusion Transformer.
+NETWORK_FILE: Final = "tft.json"
+WEIGHTS_FILE: Final = "tft.safetensors"

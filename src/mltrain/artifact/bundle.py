@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 from mltrain.artifact import MODEL_FILE
+from mltrain.artifact.calibrator_document import CalibratorDocument
 from mltrain.artifact.model_text import check_model_text
 from mltrain.artifact.plain_pickle import read_plain, write_plain
 from mltrain.documents.records import OMIT_DEFAULT, RAW, Key, Limits, OneOf, read_record, record, refuse_newer, to_json
@@ -23,25 +24,15 @@ from mltrain.features.spec import FeatureSet
 from mltrain.features.user_ops import UserOps, check_user_ops
 from mltrain.names import SYMBOL
 from mltrain.storage.hashing import sha256_bytes
-from mltrain.training.calibration import Calibrator, Knots, Method
 
 if TYPE_CHECKING:
     from mltrain.features.label_spec import LabelSpec
+    from mltrain.training.calibration import Calibrator
 
 MAX_BUNDLE_BYTES: Final = 256 << 20
 FORMAT: Final = 1
 
 _MANUAL: Final = "or lightgbm.Booster(model_str=data['model_text']), then interpolate between the calibrator's knots"
-
-
-@record
-@dataclass(frozen=True, slots=True)
-class _CalibratorDocument:
-    """The calibrator in `lgbm.pkl`: its method, and its knots as two lists, empty without knots."""
-
-    method: Method
-    scores: tuple[float, ...]
-    probabilities: tuple[float, ...]
 
 
 @record
@@ -62,7 +53,7 @@ class _Document:
     notice: Annotated[str, OneOf((_MANUAL,)), Key("plain data: use mltrain.load")]
     format: Annotated[int, Limits(1, FORMAT)]
     model_text: str
-    calibrator: _CalibratorDocument
+    calibrator: CalibratorDocument
     features: Annotated[Json, RAW]
     symbols: tuple[Annotated[str, SYMBOL], ...]
     interval: str
@@ -116,18 +107,13 @@ class Bundle:
     def to_bytes(self) -> bytes:
         """Return the bundle as the bytes of `lgbm.pkl`; equal bundles give equal bytes."""
         features = self.feature_set.to_json()
-        knots = self.calibrator.knots
         return write_plain(
             to_json(
                 _Document(
                     notice=_MANUAL,
                     format=FORMAT,
                     model_text=self.model_text,
-                    calibrator=_CalibratorDocument(
-                        method=self.calibrator.method,
-                        scores=() if knots is None else knots.scores,
-                        probabilities=() if knots is None else knots.probabilities,
-                    ),
+                    calibrator=CalibratorDocument.of(self.calibrator),
                     features=features,
                     symbols=self.symbols,
                     interval=self.interval,
@@ -169,11 +155,9 @@ class Bundle:
         text_sha256 = sha256_bytes(document.model_text.encode())
         if (document.hashes.registry, document.hashes.model_text) != (registry_sha256, text_sha256):
             raise InputError(f"{where}: its registry or model text does not match its hash")
-        scores, probabilities = document.calibrator.scores, document.calibrator.probabilities
-        knots = Knots(scores, probabilities) if scores or probabilities else None
         return cls(
             model_text=document.model_text,
-            calibrator=Calibrator(document.calibrator.method, knots),
+            calibrator=document.calibrator.to_calibrator(),
             feature_set=feature_set,
             symbols=document.symbols,
             ops_sha256=document.hashes.ops,

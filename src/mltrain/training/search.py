@@ -146,7 +146,7 @@ def search(
     with disk_errors(journal, "clean up next to"):
         # Left by a killed run.
         binned_path.unlink(missing_ok=True)
-    with _quiet_optuna():
+    with quiet_optuna():
         study = open_study(
             journal,
             search_config,
@@ -301,7 +301,7 @@ def _describe_identity(
 
 
 @contextmanager
-def _quiet_optuna() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Silence Optuna's line per trial inside the block."""
     import optuna
 

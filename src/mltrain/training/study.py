@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from mltrain.config.train_config import IntRange
 from mltrain.errors import InputError
@@ -18,14 +18,14 @@ from mltrain.training.journal import START_OVER, Journal
 from mltrain.training.trial import Proposal, TrialRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.storages.journal import BaseJournalBackend
 
-    from mltrain.config.train_config import FloatRange, SearchConfig
+    from mltrain.config.train_config import FloatRange
     from mltrain.progress import Progress
 
 # Completed trials before TPE replaces random sampling: half of a search of 20.
@@ -33,6 +33,29 @@ STARTUP_TRIALS: Final = 10
 # Optuna user attributes, as written in journals: of a trial, and of the study.
 _RESULT_KEY: Final = "told"
 _IDENTITY_KEY: Final = "identity"
+
+
+class SearchSpace(Protocol):
+    """The searched hyperparameters."""
+
+    def items(self) -> Iterable[tuple[str, IntRange | FloatRange]]:
+        """Return the name and range of each, in the order in which a sampler draws them."""
+
+
+class SearchSettings(Protocol):
+    """What a study needs to know of the search of a model."""
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+
+    @property
+    def batch(self) -> int:
+        """Largest number of trials in flight."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The searched hyperparameters."""
 
 
 class Study:
@@ -52,7 +75,7 @@ class Study:
         InputError: The journal holds another study, or a result that is invalid or out of order.
     """
 
-    def __init__(self, journal: Journal, name: str, search_config: SearchConfig, *, seed: int) -> None:
+    def __init__(self, journal: Journal, name: str, search_config: SearchSettings, *, seed: int) -> None:
         import optuna
 
         self._journal, self._batch, self._seed = journal, search_config.batch, seed
@@ -147,7 +170,7 @@ def completed_when_proposed(number: int, batch: int) -> int:
 
 def open_study(
     path: Path,
-    search_config: SearchConfig,
+    search_config: SearchSettings,
     *,
     seed: int,
     identity: Mapping[str, str],
@@ -179,7 +202,13 @@ def open_study(
 
 
 def _open_existing(
-    path: Path, search_config: SearchConfig, *, seed: int, identity: Mapping[str, str], resume: bool, progress: Progress
+    path: Path,
+    search_config: SearchSettings,
+    *,
+    seed: int,
+    identity: Mapping[str, str],
+    resume: bool,
+    progress: Progress,
 ) -> Study | None:
     """Return the stored study; None if it is empty, or if it is unusable and `resume` is False."""
     try:
