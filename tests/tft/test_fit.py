@@ -46,19 +46,19 @@ def sequences():
     samples, ties, _ = build_samples_and_ties(
         parse_registry(json.dumps(REGISTRY).encode(), where="a test", interval="1m"), candles
     )
-    return Sequences.of(samples, ties, step_ms=MINUTE_MS)
+    return Sequences.of([samples, ties], step_ms=MINUTE_MS)
 
 
 def start(sequences, is_learned, **changed):
-    scaler = Scaler.fit(sequences.samples.x, np.flatnonzero(is_learned))
+    scaler = Scaler.fit(sequences.parts[0].x, np.flatnonzero(is_learned))
     options = FitOptions(**{**{name: getattr(OPTIONS, name) for name in OPTIONS.__slots__}, **changed})
     return Fit(sequences, is_learned, weights=None, scaler=scaler, architecture=ARCHITECTURE, options=options), scaler
 
 
 def test_it_learns_the_signal_and_repeats_to_the_byte(sequences):
     """On rows that it has not learned from, well below the loss of the base rate; twice the same bytes."""
-    n = sequences.samples.y.size
-    is_learned = np.arange(n) < 0.7 * n
+    n = sequences.parts[0].y.size
+    is_learned = sequences.mark(slice(0, int(0.7 * n))) & sequences.has_window(WINDOW)
     runs = []
     for _ in range(2):
         fit, scaler = start(sequences, is_learned)
@@ -67,8 +67,7 @@ def test_it_learns_the_signal_and_repeats_to_the_byte(sequences):
         runs.append({name: value.tobytes() for name, value in fit.export().items()})
     assert runs[0] == runs[1]
     forward = Forward(ARCHITECTURE, fit.export())
-    later = np.concatenate([~is_learned, np.zeros(sequences.ties.y.size, np.bool_)])
-    p = score_rows(forward, sequences, scaler, later)
-    scored = np.isfinite(p[:n])
-    loss = row_log_loss(p[:n][scored], sequences.samples.y[scored]).mean()
+    later = slice(int(0.7 * n), n)
+    p = sequences.take(score_rows(forward, sequences, scaler, sequences.mark(later)), 0, later)
+    loss = row_log_loss(p, sequences.parts[0].y[later]).mean()
     assert loss < 0.68

@@ -104,6 +104,10 @@ class Bundle:
         """The event that the probability is of."""
         return self.feature_set.label
 
+    def to_files(self) -> dict[str, bytes]:
+        """Return the files by name; equal models give equal bytes."""
+        return {MODEL_FILE: self.to_bytes()}
+
     def to_bytes(self) -> bytes:
         """Return the bundle as the bytes of `lgbm.pkl`; equal bundles give equal bytes."""
         features = self.feature_set.to_json()

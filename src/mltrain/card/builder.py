@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mltrain.artifact.bundle import Bundle
 from mltrain.card.model_card import ModelCard
 from mltrain.documents.results import to_plain
 from mltrain.documents.strict_json import canonical_json
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from mltrain.training.split import Split
 
 CARD_VERSION: Final = "2"
-MODEL_NAME: Final = "mltrain-lgbm"
+MODEL_NAMES: Final = {"lgbm": "mltrain-lgbm", "tft": "tft_prod"}
 # Gaps listed per symbol, to keep a card readable: the snapshot's manifest lists all of them.
 MAX_GAPS: Final = 100
 
@@ -45,7 +46,7 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
     data, model, holdout, verdict = training.data, training.model, training.holdout, training.verdict
     document: dict[str, Json] = {
         "version": CARD_VERSION,
-        "model_name": MODEL_NAME,
+        "model_name": MODEL_NAMES[training.config.model],
         "created_at": format_seconds(training.provenance.now_ms),
         **_validity(training),
         "train": _train_section(data),
@@ -58,11 +59,11 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
         },
         "latency_ms": _latency_section(holdout.latency),
         "leakage_checks": {guard.name: guard.passed for guard in data.guards},
-        "feature_importance": [
-            {"name": name, "gain": gain, "contribution": holdout.contributions[name]}
-            for name, gain in feature_gains(model.served.model_text)
-        ],
-        "hyperparameters": {**model.search.best.params, "num_iterations": model.search.best.best_round},
+        "feature_importance": _list_importance(training),
+        "hyperparameters": {
+            **model.search.best.params,
+            "num_iterations" if isinstance(model.served, Bundle) else "epochs": model.search.best.best_round,
+        },
         "notes": _describe_training(training),
         "intervals": {
             "level": holdout.scores.level,
@@ -108,6 +109,22 @@ def _validity(training: Training) -> dict[str, Json]:
         return {}
     close_ms = max(facts.last_ms for facts in snapshot.facts) + interval_ms(snapshot.interval)
     return {"valid_until": format_seconds(close_ms + int(days * DAY_MS))}
+
+
+def _list_importance(training: Training) -> list[Json]:
+    """Return the card's `feature_importance`, the greatest first.
+
+    Of boosted trees, the gain of the splits and the mean contribution; of a network, the mean weight that its variable
+    selection gives to a feature.
+    """
+    holdout, served = training.holdout, training.model.served
+    if isinstance(served, Bundle):
+        return [
+            {"name": name, "gain": gain, "contribution": holdout.contributions[name]}
+            for name, gain in feature_gains(served.model_text)
+        ]
+    weights = sorted(holdout.variable_weights.items(), key=lambda item: (-item[1], item[0]))
+    return [{"name": name, "gain": weight} for name, weight in weights]
 
 
 def _train_section(data: TrainingData) -> dict[str, Json]:

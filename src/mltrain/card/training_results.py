@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mltrain.artifact.bundle import Bundle
+    from mltrain.artifact.sequence_bundle import SequenceBundle
     from mltrain.card.lineage import Lineage
     from mltrain.config.train_config import TrainConfig
     from mltrain.documents.values import Json
@@ -43,7 +44,9 @@ class TrainingData:
         quality: How many of each symbol's candles became rows, and why the others did not.
         split: The blocks of these rows.
         guards: The results of the leakage guards.
-        ties: The candles whose label was dropped as a tie; they are scored, but no fit reads them.
+        ties: The candles whose label was dropped as a tie; they are scored, but no fit learns from them.
+        short: For a model that reads windows: rows and ties that have no complete window, which are read as parts of
+            those of others.
     """
 
     snapshot: Snapshot
@@ -54,6 +57,7 @@ class TrainingData:
     split: Split
     guards: tuple[GuardResult, ...]
     ties: Samples
+    short: tuple[Samples, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +74,8 @@ class FittedModel:
 
     search: SearchResult
     calibration: CalibrationChoice
-    evaluated: Bundle
-    served: Bundle
+    evaluated: Bundle | SequenceBundle
+    served: Bundle | SequenceBundle
     fitted_on: Literal["inner", "all"]
 
 
@@ -88,7 +92,8 @@ class HoldoutResults:
         logistic: A logistic regression on five features, on the same rows.
         economics: What trading on the predictions earns before costs, and the cost at which that is nothing.
         bounce: The bounce between bid and ask in each symbol's candles.
-        contributions: Mean absolute contribution of each feature, in log odds.
+        contributions: Mean absolute contribution of each feature to a score of boosted trees, in log odds.
+        variable_weights: Mean weight of each feature, and of each known input, in a network's variable selection.
         latency: Durations of single predictions, measured with this model.
     """
 
@@ -101,6 +106,7 @@ class HoldoutResults:
     economics: Economics
     bounce: tuple[SymbolBounce, ...]
     contributions: Mapping[str, float]
+    variable_weights: Mapping[str, float]
     latency: Latency
 
 

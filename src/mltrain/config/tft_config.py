@@ -1,17 +1,15 @@
-"""The settings of tft.yml: the Temporal Fusion Transformer, how it is fitted, and the search of its hyperparameters."""
+"""The section `tft` of train.yml: the Temporal Fusion Transformer, its fit, and the search of its hyperparameters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from mltrain.config.train_config import FloatRange, IntRange
-from mltrain.documents.records import Limits, RecordError, record, to_json
+from mltrain.config.search_ranges import FloatRange, IntRange
+from mltrain.documents.records import Limits, RecordError, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from mltrain.documents.values import Json
 
 
 @record
@@ -58,7 +56,7 @@ class TftSearchConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class TftConfig:
-    """The settings of tft.yml.
+    """The section `tft` of train.yml, which `model: tft` uses.
 
     Attributes:
         window: Consecutive bars that a row reads, its own included.
@@ -88,7 +86,3 @@ class TftConfig:
     def round_hidden(self, hidden: float) -> int:
         """Return the width nearest to a searched one that the heads can share."""
         return max(1, round(hidden / self.heads)) * self.heads
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the settings in the layout of tft.yml."""
-        return to_json(self)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
+from mltrain.config.search_ranges import FloatRange, IntRange
+from mltrain.config.tft_config import TftConfig
 from mltrain.documents.records import OMIT_DEFAULT, Key, Limits, RecordError, TimeMs, record, to_json
 from mltrain.documents.strict_json import canonical_json
 from mltrain.errors import InputError
@@ -50,60 +52,6 @@ class FoldConfig:
 
     count: Annotated[int, Limits(2, 20)]
     start: Annotated[float, Limits(0.1, 0.9)]
-
-
-class _SearchRange:
-    """A searched range of numbers: the rules that `IntRange` and `FloatRange` share."""
-
-    __slots__ = ()
-
-    low: float
-    high: float
-    scale: Literal["linear", "log"]
-    default: float
-
-    def __post_init__(self) -> None:
-        if self.low > self.high:
-            raise RecordError((("low",), f"must not be above high, {self.high}; is {self.low}"))
-        if not self.low <= self.default <= self.high:
-            message = f"must lie from low, {self.low}, to high, {self.high}; is {self.default}"
-            raise RecordError((("default",), message))
-        if self.is_log and self.low == 0:
-            raise RecordError((("low",), "must be above 0 on a logarithmic scale"))
-
-    @property
-    def is_log(self) -> bool:
-        """Whether the range is searched on a logarithmic scale."""
-        return self.scale == "log"
-
-
-@record
-@dataclass(frozen=True, slots=True)
-class IntRange(_SearchRange):
-    """The searched range of a whole number, both ends included.
-
-    Attributes:
-        low: Least value.
-        high: Greatest value; equal to `low` if the parameter is fixed.
-        scale: The scale on which values are drawn.
-        default: The value in the first trial, LightGBM's own default where the range has it; in the range.
-    """
-
-    low: int
-    high: int
-    scale: Literal["linear", "log"]
-    default: int
-
-
-@record
-@dataclass(frozen=True, slots=True)
-class FloatRange(_SearchRange):
-    """The searched range of a number, both ends included; the attributes are those of `IntRange`."""
-
-    low: float
-    high: float
-    scale: Literal["linear", "log"]
-    default: float
 
 
 @record
@@ -387,6 +335,8 @@ class TrainConfig:
             that fit; 0: all rows weigh the same.
         holdout_from_ms: Open time from which rows are the holdout, ms UTC; None: `val_ratio` says how long it is.
         valid_days: Days after the snapshot's newest candle until which the model may be served; None: no limit.
+        model: What is trained: "lgbm", boosted trees, or "tft", a Temporal Fusion Transformer.
+        tft: The settings of the latter.
     """
 
     seed: Annotated[int, Limits(0, 2**31 - 1)]
@@ -403,9 +353,11 @@ class TrainConfig:
     gates: GateConfig
     guards: GuardConfig
     economics: EconomicsConfig
+    tft: TftConfig
     recency_half_life_days: Annotated[float, Limits(0, 100_000), OMIT_DEFAULT] = 0.0
     holdout_from_ms: Annotated[TimeMs | None, Key("holdout_from"), OMIT_DEFAULT] = None
     valid_days: Annotated[float | None, Limits(0.01, 3_650), OMIT_DEFAULT] = None
+    model: Annotated[Literal["lgbm", "tft"], OMIT_DEFAULT] = "lgbm"
 
     def __post_init__(self) -> None:
         if self.val_ratio is None and self.holdout_from_ms is None:
@@ -425,8 +377,15 @@ class TrainConfig:
                 raise RecordError((place, _SMOOTH))
 
     def to_json(self) -> dict[str, Json]:
-        """Return the configuration in the layout of train.yml; `load_config` of such a file gives an equal one."""
-        return to_json(self)
+        """Return the configuration in the layout of train.yml, without the settings of a model that is not trained.
+
+        `load_config` of such a file gives an equal one if those are the packaged ones.
+        """
+        document = to_json(self)
+        if self.model != "tft":
+            # The hashes of earlier versions have no such key.
+            del document["tft"]
+        return document
 
 
 def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mapping[str, float] | None) -> str:
@@ -446,8 +405,7 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mappi
         "class_weight": config.class_weight,
         "uniqueness": config.uniqueness,
         "folds": to_json(config.folds),
-        "booster": to_json(config.booster),
-        "search": {key: value for key, value in to_json(config.search).items() if key != "trials"},
+        **(_cover_tft(config.tft) if config.model == "tft" else _cover_booster(config)),
     }
     # Left out where it is off: the hashes of earlier versions have no such key.
     if config.recency_half_life_days:
@@ -457,3 +415,15 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mappi
     if warm_start is not None:
         covered["warm_start"] = dict(warm_start)
     return sha256_bytes(canonical_json(covered))
+
+
+def _cover_booster(config: TrainConfig) -> dict[str, Json]:
+    """Return the settings of boosted trees that change the results of trials."""
+    search = {key: value for key, value in to_json(config.search).items() if key != "trials"}
+    return {"booster": to_json(config.booster), "search": search}
+
+
+def _cover_tft(tft: TftConfig) -> dict[str, Json]:
+    """Return the settings of a network that change the results of trials."""
+    search = {key: value for key, value in to_json(tft.search).items() if key != "trials"}
+    return {"tft": {**to_json(tft), "search": search}}

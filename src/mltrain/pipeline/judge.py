@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mltrain.artifact.sequence_bundle import SequenceBundle
 from mltrain.card.training_results import HoldoutResults
 from mltrain.gates.gate_evidence import (
     BounceEvidence,
@@ -22,6 +23,10 @@ from mltrain.serving.explanation import average_contributions
 from mltrain.serving.latency_bench import measure_latency
 from mltrain.serving.loaded_model import load_bundle
 from mltrain.serving.model import Model
+from mltrain.tft.architecture import KNOWN
+from mltrain.tft.scoring import score_rows
+from mltrain.tft.sequences import Sequences
+from mltrain.tft.variables import make_variables
 from mltrain.times import interval_ms
 from mltrain.training.baselines import find_priors, score_logistic
 from mltrain.training.bootstrap import plan_bootstrap
@@ -40,8 +45,13 @@ if TYPE_CHECKING:
     from mltrain.gates.holdout_looks import LookCounts
     from mltrain.pipeline.champion import Champion
     from mltrain.progress import Progress
+    from mltrain.serving.loaded_model import LoadedModel
     from mltrain.training.bootstrap import Bootstrap, Estimate
     from mltrain.training.samples import Samples
+
+
+# Bars of a symbol of which the weights of the variables are the mean.
+_WEIGHED_BARS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,9 +95,10 @@ def measure_holdout(
     progress.stage("holdout")
     samples, inner, holdout = data.samples, data.split.inner.span, data.split.holdout.span
     rows = take_rows(samples, holdout)
+    ties = take_rows(data.ties, span_within(data.ties, data.split.holdout))
     loaded = load_bundle(model.evaluated)
-    evaluated = Model(loaded)
-    raw, p = evaluated.score(rows.x)
+    evaluated, is_network = Model(loaded), loaded.window > 1
+    (raw, p), (tie_raw, tie_p) = _score_holdout(loaded, data, rows, ties)
     priors = find_priors(samples, inner)
     bootstrap = _plan_bootstrap(rows, data, config)
     scores = score_holdout(
@@ -104,8 +115,6 @@ def measure_holdout(
     low, high = config.gates.base_rate_low, config.gates.base_rate_high
     thresholds = np.array([THRESHOLD if low <= prior.up_share <= high else prior.up_share for prior in priors])
     calls_up = p > thresholds[rows.symbol_ix]
-    ties = take_rows(data.ties, span_within(data.ties, data.split.holdout))
-    tie_raw, tie_p = evaluated.score(ties.x)
     tie_moves = forward_returns(data.candles, ties, step_ms=step_ms)
     # All candles that a trader of this model would trade, in the order of time.
     every, order = merge_rows(rows, ties)
@@ -145,7 +154,8 @@ def measure_holdout(
         logistic=logistic,
         economics=economics,
         bounce=bounce,
-        contributions=average_contributions(loaded, rows.x),
+        contributions={} if is_network else average_contributions(loaded, rows.x),
+        variable_weights=_average_weights(loaded, data) if is_network else {},
         latency=measure_latency(evaluated, data.candles, samples=config.bench.samples),
     )
     scored = ScoredRows(
@@ -162,6 +172,37 @@ def measure_holdout(
         break_even=mean_moves.break_even_estimate,
     )
     return results, scored
+
+
+def _score_holdout(
+    loaded: LoadedModel, data: TrainingData, rows: Samples, ties: Samples
+) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return raw scores and calibrated probabilities of the rows and of the ties of the holdout."""
+    bundle = loaded.bundle
+    if not isinstance(bundle, SequenceBundle):
+        return loaded.score(rows.x), loaded.score(ties.x)
+    step_ms, tie_span = interval_ms(data.feature_set.interval), span_within(data.ties, data.split.holdout)
+    sequences = Sequences.of([data.samples, data.ties, *data.short], step_ms=step_ms)
+    is_wanted = sequences.mark(data.split.holdout.span, tie_span)
+    scores = score_rows(bundle.forward(), sequences, bundle.scaler, is_wanted)
+    raw, tie_raw = sequences.take(scores, 0, data.split.holdout.span), sequences.take(scores, 1, tie_span)
+    return (raw, loaded.calibration.apply(raw)), (tie_raw, loaded.calibration.apply(tie_raw))
+
+
+def _average_weights(loaded: LoadedModel, data: TrainingData) -> dict[str, float]:
+    """Return the mean weight of each variable in the variable selection of bars of the holdout, of equal number."""
+    bundle = loaded.bundle
+    assert isinstance(bundle, SequenceBundle)  # noqa: S101 -- only a network has them
+    forward, names = bundle.forward(), [*bundle.feature_set.names, *KNOWN]
+    weights = []
+    for ix in range(len(bundle.symbols)):
+        rows = np.flatnonzero(data.samples.symbol_ix[data.split.holdout.span] == ix) + data.split.holdout.first_row
+        rows = rows[:: max(1, rows.size // _WEIGHED_BARS)]
+        if rows.size:
+            variables = make_variables(data.samples.x[rows], data.samples.ts_ms[rows], bundle.scaler)
+            weights.append(forward.select(variables, ix)[1])
+    means = np.concatenate(weights).mean(axis=0, dtype=np.float64)
+    return dict(zip(names, means.tolist(), strict=True))
 
 
 def _plan_bootstrap(rows: Samples, data: TrainingData, config: TrainConfig) -> Bootstrap:

@@ -11,7 +11,7 @@ from mltrain.card.lineage import read_lineage
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
 from mltrain.config.loading import load_config
-from mltrain.config.train_config import IntRange
+from mltrain.config.search_ranges import IntRange
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from mltrain.artifact import MODEL_FILE
+from mltrain.artifact import MODEL_FILES
 from mltrain.artifact.bundle import Bundle
 from mltrain.card.lineage import read_lineage
 from mltrain.card.machine import available_memory
@@ -31,6 +31,7 @@ from mltrain.storage.folders import make_folder
 from mltrain.storage.locks import hold_lock, lock_folder
 from mltrain.storage.temps import sweep_temps
 from mltrain.store.promotion import promote_version
+from mltrain.tft.training import check_torch, fit_network, take_windows
 from mltrain.training.booster import fit_final
 from mltrain.training.calibration import calibrate
 from mltrain.training.search import search
@@ -118,8 +119,12 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
     recorder = _WarningRecorder(progress)
     for warning in request.warnings:
         recorder.warn(warning)
+    if request.config.model == "tft":
+        check_torch()
     request = fit_memory(request, available_bytes=available_memory(), progress=progress)
     data = prepare(request.snapshot, request.feature_set, request.config, recorder)
+    if request.config.model == "tft":
+        data = take_windows(data, request.config, recorder)
     # Nothing is written for a snapshot that cannot be trained on.
     store.prepare()
     studies = store.data_dir / STUDIES
@@ -169,7 +174,7 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
         folder=version.folder,
         promoted=promoted,
         held=held,
-        model_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path == MODEL_FILE),
+        model_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path in MODEL_FILES),
         training=training,
     )
 
@@ -208,6 +213,8 @@ def fit_model(
             from is damaged.
         MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice at one trial.
     """
+    if config.model == "tft":
+        return fit_network(data, config, journal=journal, execution=execution, progress=progress, final=final)
     samples, split = data.samples, data.split
     result = search(
         samples,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from mltrain.artifact import MODEL_FILE
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.card.builder import build_card
 from mltrain.card.model_card import ModelCard
@@ -48,7 +47,7 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
         ]
     )
     files = {
-        MODEL_FILE: training.model.served.to_bytes(),
+        **training.model.served.to_files(),
         "features.yml": training.data.feature_set.to_yaml(),
         TRIALS_FILE: to_parquet(trials),
         HOLDOUT_FILE: to_parquet(holdout),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mltrain.artifact import MODEL_FILE
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
 from mltrain.documents.strict_json import parse_json
@@ -61,10 +60,9 @@ def _read_card(version: StoredVersion) -> ModelCard:
 
 def _read_contract(version: StoredVersion) -> ModelContract:
     """Read from a version's files what callers rely on: label, interval, symbols, candle columns, and the market."""
-    from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
     from mltrain.artifact.model_contract import ModelContract
+    from mltrain.serving.loaded_model import read_bundle
 
     with version.in_use():
-        data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
-    bundle = Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE))
+        bundle = read_bundle(version)
     return ModelContract.of(bundle.feature_set, bundle.symbols, market=_read_card(version).market)

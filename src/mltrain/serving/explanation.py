@@ -8,12 +8,14 @@ to the probability. They describe what the trees did with a row, not what moves 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
+from mltrain.errors import UsageError
 from mltrain.serving.loaded_model import score_rows
+from mltrain.serving.scorer import BoosterScorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,14 +41,25 @@ def explain_matrix(loaded: LoadedModel, x: NDArray[np.float32]) -> pl.DataFrame:
         n rows: `log_odds` of the raw score, `base` (the part that no feature explains), and a column
         `contribution_<feature>` for each feature. log_odds = base + the contributions, up to rounding.
     """
+    booster = _find_booster(loaded)
     names = [PREFIX + name for name in loaded.names]
     if not x.shape[0]:
         return pl.DataFrame(schema=dict.fromkeys(["log_odds", "base", *names], pl.Float64))
     # Shape (n, f + 1): LightGBM appends the base.
-    contributions = np.asarray(loaded.booster.predict(x, pred_contrib=True, num_threads=1))
-    log_odds = np.asarray(loaded.booster.predict(x, raw_score=True, num_threads=1))
+    contributions = np.asarray(booster.predict(x, pred_contrib=True, num_threads=1))
+    log_odds = np.asarray(booster.predict(x, raw_score=True, num_threads=1))
     columns = {name: contributions[:, i] for i, name in enumerate(names)}
     return pl.DataFrame({"log_odds": log_odds, "base": contributions[:, -1], **columns})
+
+
+def _find_booster(loaded: LoadedModel) -> Any:  # noqa: ANN401 (LightGBM has no types)
+    """Return the booster of a model; raise UsageError if it has none."""
+    if not isinstance(loaded.scorer, BoosterScorer):
+        raise UsageError(
+            "the contributions of features can be computed of trees alone",
+            hint="the card of a network has the weights of its variables",
+        )
+    return loaded.scorer.booster
 
 
 def average_contributions(loaded: LoadedModel, x: NDArray[np.float32]) -> dict[str, float]:
@@ -54,7 +67,7 @@ def average_contributions(loaded: LoadedModel, x: NDArray[np.float32]) -> dict[s
 
     The rows `x` are finite, shape (n, f), n >= 1; from many rows, equally spaced ones are taken.
     """
-    leaves = sum(map(int, _LEAVES.findall(loaded.bundle.model_text)))
+    leaves = sum(map(int, _LEAVES.findall(_find_booster(loaded).model_to_string())))
     sample_size = max(_MIN_ROWS, min(x.shape[0] // _ROW_STEP, _MAX_ROWS_TIMES_LEAVES // max(leaves, 1)))
     rows = np.linspace(0, x.shape[0] - 1, min(x.shape[0], sample_size)).astype(np.int64)
     means = explain_matrix(loaded, x[rows]).select(pl.col(PREFIX + name).abs().mean() for name in loaded.names)

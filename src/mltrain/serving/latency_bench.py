@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -59,13 +60,12 @@ def measure_latency(
     # Read before the measurement itself loads the machine.
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     inputs = known_at_closes(model.feature_set, candles)
-    windows, matrix = _sample_calls(model, candles, inputs)
+    windows, bars = _sample_calls(model, candles, inputs)
     before = _count_preemptions()
     candles_ns = _time_calls(partial(model.predict_candles, inputs=inputs), windows, samples, clock)
-    one_row_ns = _time_calls(model.predict_one, list(matrix), samples, clock)
+    one_row_ns = _time_calls(partial(_score_one, model), bars.windows(model.window), samples, clock)
     after = _count_preemptions()
-    batch = np.resize(matrix, (BATCH_ROWS, matrix.shape[1]))
-    batch_ns = _time_calls(model.predict_proba, [batch], BATCH_RUNS, clock)
+    batch_ns = _time_calls(partial(_score_batch, model), [bars], BATCH_RUNS, clock)
     return Latency(
         candles=_summarise(candles_ns),
         one_row=_summarise(one_row_ns),
@@ -111,10 +111,50 @@ def known_at_closes(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]
     }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bars:
+    """Bars of a symbol, and which of them can be scored.
+
+    Attributes:
+        symbol: The symbol.
+        ts_ms: Open times, ms UTC, shape (n,).
+        x: Features, shape (n, f).
+        ends: Positions of the bars that can be scored, shape (m,).
+    """
+
+    symbol: str
+    ts_ms: NDArray[np.int64]
+    x: NDArray[np.float32]
+    ends: NDArray[np.int64]
+
+    def windows(self, window: int) -> list[_Bars]:
+        """Return for each bar that can be scored those that its score needs."""
+        last = np.array([window - 1])
+        parts = [slice(end - window + 1, end + 1) for end in self.ends.tolist()]
+        return [_Bars(self.symbol, self.ts_ms[part], self.x[part], last) for part in parts]
+
+
+def _score_one(model: Model, bars: _Bars) -> None:
+    """Score the features of one row."""
+    if model.window == 1:
+        model.predict_one(bars.x[-1])
+    else:
+        model.score_bars(bars.symbol, bars.ts_ms, bars.x, bars.ends)
+
+
+def _score_batch(model: Model, bars: _Bars) -> None:
+    """Score the features of BATCH_ROWS rows."""
+    ends = np.resize(bars.ends, BATCH_ROWS)
+    if model.window == 1:
+        model.predict_proba(bars.x[ends])
+    else:
+        model.score_bars(bars.symbol, bars.ts_ms, bars.x, ends)
+
+
 def _sample_calls(
     model: Model, candles: Mapping[str, pl.DataFrame], inputs: Mapping[str, InputTable]
-) -> tuple[list[dict[str, pl.DataFrame]], NDArray[np.float32]]:
-    """Return what n <= CANDLES calls get: candles of the lookback by symbol, and rows of features, shape (n, f).
+) -> tuple[list[dict[str, pl.DataFrame]], _Bars]:
+    """Return what n <= CANDLES calls get: candles of the lookback by symbol, and the features of bars.
 
     Raise InputError if the model can score none of these candles.
     """
@@ -123,14 +163,22 @@ def _sample_calls(
         leaders = {k: candles[k] for k in feature_set.leaders if k in candles and k != symbol}
         given = {symbol: candles[symbol].tail(bars + CANDLES), **leaders}
         request = ScoringRequest(
-            feature_set, model.symbols, bars, rows="all", now_ms=None, max_age_bars=0, inputs=inputs
+            feature_set,
+            model.symbols,
+            bars,
+            rows="all",
+            now_ms=None,
+            max_age_bars=0,
+            inputs=inputs,
+            window=model.window,
         )
         rows = next(rows for rows in read_rows(given, request) if rows.symbol == symbol)
         accepted = [i for i, reason in enumerate(rows.refused) if reason is None]
         if accepted:
             reach_ms = (bars - 1) * interval_ms(feature_set.interval)
             last_ms = [int(rows.ts_ms[i] or 0) for i in accepted]
-            return [_cut(given, ms - reach_ms, ms) for ms in last_ms], rows.x[accepted]
+            scored = _Bars(symbol, rows.bars_ms, rows.x, np.array(accepted))
+            return [_cut(given, ms - reach_ms, ms) for ms in last_ms], scored
     raise InputError(
         f"cannot measure the latency: no candle has the {bars} consecutive bars that the model reads",
         hint="take a longer snapshot",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.artifact import MODEL_FILE
+from mltrain.artifact import MODEL_FILE, NETWORK_FILE, WEIGHTS_FILE
 from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.card.model_card import ModelCard
@@ -23,7 +23,8 @@ from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.serving.checked_features import open_newest_features
-from mltrain.serving.fast_row import FAST, SLOW, open_fast_row
+from mltrain.serving.fast_row import open_fast_row
+from mltrain.serving.scorer import BoosterScorer, NetworkScorer
 from mltrain.training.lightgbm_import import import_lightgbm
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.artifact.sequence_bundle import SequenceBundle
     from mltrain.features.newest import NewestFeatures
-    from mltrain.serving.fast_row import FastRow
     from mltrain.serving.rows import FeatureRows
+    from mltrain.serving.scorer import Scorer
     from mltrain.store.versions import StoredVersion
     from mltrain.training.calibration import Calibrator
 
@@ -48,8 +50,6 @@ RESULT_SCHEMA: Final = {
 }
 
 _PROBE_SCORES: Final = 257
-# A call for many rows costs as much as some single ones.
-_FEW_ROWS: Final = 4
 
 
 class OtherCodeWarning(UserWarning):
@@ -105,10 +105,9 @@ class LoadedModel:
 
     Attributes:
         version: The version's name; empty: the model was not published.
-        bundle: The contents of `lgbm.pkl`.
+        bundle: The contents of the model's files.
         card: The Model Card; empty: the model was not published.
-        booster: A lightgbm.Booster.
-        fast: Scores one row through LightGBM's C API; None: `booster` scores every row.
+        scorer: Turns features into raw scores.
         calibration: Maps raw scores to probabilities.
         names: Names of the features, in column order.
         lookback_bars: Consecutive candles that a prediction needs, the newest included.
@@ -118,10 +117,9 @@ class LoadedModel:
     """
 
     version: str
-    bundle: Bundle
+    bundle: Bundle | SequenceBundle
     card: Mapping[str, Any]
-    booster: Any
-    fast: FastRow | None
+    scorer: Scorer
     calibration: CalibrationMap
     names: tuple[str, ...]
     lookback_bars: int
@@ -131,44 +129,64 @@ class LoadedModel:
 
     @property
     def path(self) -> str:
-        """How one row is scored: FAST, by LightGBM's single-row call, or SLOW, by `Booster.predict`."""
-        return SLOW if self.fast is None else FAST
+        """How one row is scored: by LightGBM's single-row call, by `Booster.predict`, or by a network in NumPy."""
+        return self.scorer.path
+
+    @property
+    def window(self) -> int:
+        """Consecutive bars whose features a score needs, its own included."""
+        return self.scorer.window
 
     def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return raw scores and calibrated probabilities of up, in [0, 1], shapes (n,), of finite rows of features."""
-        if not x.shape[0]:
-            return np.empty(0), np.empty(0)
-        # Few rows take the faster way, which gives the same bits.
-        if x.shape[0] <= _FEW_ROWS:
-            raw, p = zip(*map(self.score_one, x), strict=True)
-            return np.array(raw), np.array(p)
-        scores = cast("NDArray[np.float64]", self.booster.predict(x, num_threads=1))
+        scores = self.scorer.score(x)
         return scores, self.calibration.apply(scores)
 
     def score_one(self, row: NDArray[np.float32]) -> tuple[float, float]:
         """Return raw score and calibrated probability of up, in [0, 1], of one finite row of features, shape (f,)."""
-        fast = self.fast
-        raw = float(self.booster.predict(row[None, :], num_threads=1)[0]) if fast is None else fast.score(row)
+        raw = self.scorer.score_one(row)
         return raw, self.calibration.apply_one(raw)
+
+    def score_bars(
+        self, symbol: str, ts_ms: NDArray[np.int64], x: NDArray[np.float32], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return raw scores and calibrated probabilities of up of bars, as `Scorer.score_bars`, both shape (m,)."""
+        scores = self.scorer.score_bars(symbol, ts_ms, x, ends)
+        return scores, self.calibration.apply(scores)
 
 
 def load_version(version: StoredVersion) -> LoadedModel:
     """Load model and card of a stored version; raise InputError if a hash does not match the manifest."""
     with version.in_use():
-        bundle_bytes = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
+        bundle = read_bundle(version)
         card_json = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
     where = str(version.folder / CARD_FILE)
     card = parse_json(card_json, where=where, max_bytes=MAX_CARD_BYTES)
     if not isinstance(card, dict):
         raise InputError(f"{where} is not a mapping", hint="run `mltrain card validate`")
-    bundle = Bundle.from_bytes(bundle_bytes, where=str(version.folder / MODEL_FILE))
     return load_bundle(bundle, version=version.name, card=card, folder=version.folder)
 
 
+def read_bundle(version: StoredVersion) -> Bundle | SequenceBundle:
+    """Return the model in the files of a version; raise InputError if they are damaged."""
+    if any(entry.path == MODEL_FILE for entry in version.manifest.files):
+        data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
+        return Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE))
+    from mltrain.artifact.sequence_bundle import MAX_NETWORK_BYTES, MAX_WEIGHTS_BYTES, SequenceBundle
+
+    network = version.read(NETWORK_FILE, max_bytes=MAX_NETWORK_BYTES)
+    weights = version.read(WEIGHTS_FILE, max_bytes=MAX_WEIGHTS_BYTES)
+    return SequenceBundle.from_files(network, weights, where=str(version.folder))
+
+
 def load_bundle(
-    bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | None = None, folder: Path | None = None
+    bundle: Bundle | SequenceBundle,
+    *,
+    version: str = "",
+    card: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
 ) -> LoadedModel:
-    """Create the booster of a bundle, and prepare everything else that scoring needs.
+    """Create the scorer of a bundle, and prepare everything else that scoring needs.
 
     A model that was not published has no version, no card and no folder.
 
@@ -179,11 +197,7 @@ def load_bundle(
         OtherCodeWarning: The model was trained with other feature code than this installation has.
         SlowPathWarning: LightGBM's single-row call, or the formula of a feature, is not exact here, and is not used.
     """
-    lightgbm = import_lightgbm()
-    try:
-        booster = lightgbm.Booster(model_str=bundle.model_text)
-    except lightgbm.basic.LightGBMError as err:
-        raise InputError(f"{version or 'the model'}: LightGBM rejects the model text: {err}") from err
+    scorer = _open_scorer(bundle, version)
     if bundle.ops_sha256 != ops_sha256():
         warnings.warn(
             f"{version or 'the model'}: the feature code has changed since this model was trained: its features may "
@@ -196,15 +210,26 @@ def load_bundle(
         version=version,
         bundle=bundle,
         card=card or {},
-        booster=booster,
-        fast=open_fast_row(booster, len(names), bundle.model_text),
+        scorer=scorer,
         calibration=CalibrationMap(bundle.calibrator),
         names=names,
-        lookback_bars=bundle.feature_set.lookback_bars,
+        lookback_bars=bundle.feature_set.lookback_bars + scorer.window - 1,
         newest=open_newest_features(bundle.feature_set),
         folder=folder,
         valid_until_ms=ModelCard.from_json(dict(card or {})).valid_until_ms,
     )
+
+
+def _open_scorer(bundle: Bundle | SequenceBundle, version: str) -> Scorer:
+    """Return the scorer of a bundle; raise InputError if LightGBM rejects its model text."""
+    if not isinstance(bundle, Bundle):
+        return NetworkScorer(bundle)
+    lightgbm = import_lightgbm()
+    try:
+        booster = lightgbm.Booster(model_str=bundle.model_text)
+    except lightgbm.basic.LightGBMError as err:
+        raise InputError(f"{version or 'the model'}: LightGBM rejects the model text: {err}") from err
+    return BoosterScorer(booster, open_fast_row(booster, len(bundle.feature_set.names), bundle.model_text))
 
 
 def score_rows(loaded: LoadedModel, parts: list[FeatureRows]) -> pl.DataFrame:
@@ -214,8 +239,7 @@ def score_rows(loaded: LoadedModel, parts: list[FeatureRows]) -> pl.DataFrame:
     raw: list[float | None] = [None] * len(refused)
     p: list[float | None] = [None] * len(refused)
     if accepted:
-        # All symbols in one call, because each call of the booster has a fixed cost.
-        raw_scores, probabilities = loaded.score(np.concatenate([part.x for part in parts])[accepted])
+        raw_scores, probabilities = _score_accepted(loaded, parts)
         for position, raw_score, probability in zip(accepted, raw_scores.tolist(), probabilities.tolist(), strict=True):
             raw[position], p[position] = raw_score, probability
     ts_ms = [ts for part in parts for ts in part.ts_ms]
@@ -225,3 +249,18 @@ def score_rows(loaded: LoadedModel, parts: list[FeatureRows]) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {"symbol": symbols, "p": p, "raw": raw, "refused": refused, "permit": permits}
     series = [pl.Series(name, values, RESULT_SCHEMA[name]) for name, values in columns.items()]
     return pl.DataFrame([pl.Series("ts", ts_ms, pl.Int64()).cast(TS_DTYPE), *series])
+
+
+def _score_accepted(loaded: LoadedModel, parts: list[FeatureRows]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return raw scores and probabilities of the rows that are not refused, in order."""
+    accepted = [np.flatnonzero([reason is None for reason in part.refused]) for part in parts]
+    if loaded.window == 1:
+        # All symbols in one call, because each call of the booster has a fixed cost.
+        return loaded.score(np.concatenate([part.x[rows] for part, rows in zip(parts, accepted, strict=True)]))
+    scored = [
+        loaded.score_bars(part.symbol, part.bars_ms, part.x, part.x.shape[0] - len(part.refused) + rows)
+        for part, rows in zip(parts, accepted, strict=True)
+        if rows.size
+    ]
+    raw, p = (np.concatenate(columns) for columns in zip(*scored, strict=True))
+    return raw, p

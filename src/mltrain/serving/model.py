@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from sklearn.utils import Tags
 
     from mltrain.artifact.bundle import Bundle
+    from mltrain.artifact.sequence_bundle import SequenceBundle
     from mltrain.features.label_spec import LabelSpec
     from mltrain.features.spec import FeatureSet
     from mltrain.killswitch.gate import Permit
@@ -204,8 +205,16 @@ class Model:
         return self._current().lookback_bars
 
     @property
+    def window(self) -> int:
+        """Consecutive bars whose features a score needs, its own included: 1 for boosted trees."""
+        return self._current().window
+
+    @property
     def path(self) -> str:
-        """How one row is scored: by LightGBM's "single-row fast call", or by "Booster.predict" if the scores differ."""
+        """How one row is scored: by LightGBM's "single-row fast call", or by "Booster.predict" if the scores differ.
+
+        A network scores with "NumPy".
+        """
         return self._current().path
 
     def permit(self, symbol: str | None = None) -> Permit:
@@ -432,6 +441,27 @@ class Model:
         self._finish(began_s, None)
         return scores
 
+    def score_bars(
+        self, symbol: str, ts_ms: NDArray[np.int64], x: NDArray[np.float32], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return raw scores and calibrated probabilities of up of bars of a symbol, without checking them.
+
+        Args:
+            symbol: A symbol of the model.
+            ts_ms: Open time of consecutive bars, ms UTC, shape (n,).
+            x: Their features in the model's order, finite, shape (n, f).
+            ends: Positions of the bars to score, each at least `window` - 1, shape (m,).
+
+        Raises:
+            RefusedError: As for `predict_one`.
+        """
+        began_s = self._begin(symbol)
+        loaded = self._current()
+        self._check_age(loaded)
+        scores = loaded.score_bars(symbol, ts_ms, x, ends)
+        self._finish(began_s, symbol)
+        return scores
+
     def _compute_rows(
         self,
         loaded: LoadedModel,
@@ -447,6 +477,7 @@ class Model:
             feature_set=loaded.bundle.feature_set,
             symbols=loaded.bundle.symbols,
             lookback_bars=loaded.lookback_bars,
+            window=loaded.window,
             rows=rows,
             now_ms=read_now(now_ms, self._clock if rows == "last" else None),
             max_age_bars=max_age_bars,
@@ -624,13 +655,17 @@ def open_model(
     return Model(load_version(version), models=models, strict_age=strict_age, log=ledger, origin=origin)
 
 
-def model_from_bundle(bundle: Bundle) -> Model:
+def model_from_bundle(bundle: Bundle | SequenceBundle) -> Model:
     """Return the model of a bundle that was not published; it has neither a version nor a card."""
     return Model(load_bundle(bundle))
 
 
 def check_round_trip(version: StoredVersion, model: Model) -> None:
     """Load a version from disk, and raise RuntimeError unless it scores random rows like the model written there."""
+    if model.window > 1:
+        # Loading it has scored the probe windows.
+        open_model(version)
+        return
     x = np.random.default_rng(0).standard_normal((_PROBE_ROWS, model.n_features_in_), np.float32)
     x[0], x[1] = 0.0, np.finfo(np.float32).max
     # Raw scores, then probabilities.

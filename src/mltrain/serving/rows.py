@@ -80,6 +80,8 @@ class ScoringRequest:
         feature_set: The model's registry.
         symbols: The symbols that the model was trained on.
         lookback_bars: Consecutive candles that a row depends on, its own included.
+        window: Consecutive bars whose features a row depends on, its own included; those of the first one reach back
+            the rest of the lookback.
         rows: "last": the newest closed candle of each symbol; "all": every candle.
         now_ms: The time, ms UTC: candles that close later are left out. None: all candles count as closed.
         max_age_bars: Bars after its close at which the newest candle is stale; needs `now_ms`.
@@ -98,6 +100,7 @@ class ScoringRequest:
     max_age_bars: int
     newest: NewestFeatures | None = None
     inputs: Mapping[str, InputTable] = field(default_factory=dict)
+    window: int = 1
 
     def __post_init__(self) -> None:
         """Check the options that callers pass."""
@@ -146,9 +149,11 @@ class FeatureRows:
     Attributes:
         symbol: The symbol.
         ts_ms: Open time of each row's candle, ms UTC; a single None stands for a newest candle that does not exist.
-        x: Features, shape (n, f); meaningless in refused rows.
+        x: Features of the rows, shape (n, f), meaningless in refused ones; for a model that reads windows, after those
+            of the earlier bars that it needs.
         refused: The reason code of each row; None: the row may be scored.
         permit: How their scores may be used.
+        earlier_ms: Open times of the earlier bars, ms UTC.
     """
 
     symbol: str
@@ -156,6 +161,12 @@ class FeatureRows:
     x: NDArray[np.float32]
     refused: list[str | None]
     permit: Permit = None
+    earlier_ms: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def bars_ms(self) -> NDArray[np.int64]:
+        """Open time of the bar of each row of `x`, ms UTC."""
+        return np.concatenate([self.earlier_ms, np.array(self.ts_ms, np.int64)])
 
 
 def read_rows(candles: Mapping[str, pl.DataFrame], request: ScoringRequest) -> Iterator[FeatureRows]:
@@ -171,7 +182,10 @@ def read_rows(candles: Mapping[str, pl.DataFrame], request: ScoringRequest) -> I
         scored = [s for s in candles if s in request.symbols or s not in request.feature_set.leaders]
         reasons = {symbol: _refuse_early(symbol, window.times_ms(symbol), request) for symbol in scored}
         accepted = [symbol for symbol in scored if reasons[symbol] is None]
-        newest = _compute_newest_rows(window, accepted, request) if request.rows == "last" and accepted else {}
+        newest: dict[str, FeatureRows] = {}
+        if request.rows == "last" and accepted:
+            compute = _compute_newest_rows if request.window == 1 else _compute_newest_windows
+            newest = compute(window, accepted, request)
         for symbol in scored:
             if (reason := reasons[symbol]) is not None:
                 ts_ms: list[int | None] = list(window.times_ms(symbol).tolist())
@@ -293,17 +307,38 @@ def _compute_newest_rows(
     return rows
 
 
+def _compute_newest_windows(
+    window: _CandleWindow, symbols: Sequence[str], request: ScoringRequest
+) -> dict[str, FeatureRows]:
+    """Compute the features of the bars that the newest row of each symbol depends on."""
+    rows = {}
+    for symbol in symbols:
+        candles = window.newest(symbol)
+        first_ms, last_ms = (int(ms) for ms in times_ms(candles)[[0, -1]])
+        ts_ms, x = _compute_matrix(request.feature_set, symbol, {**window.leaders(first_ms, last_ms), symbol: candles})
+        refused = find_refusals(symbol, ts_ms, x, request)[-1:]
+        earlier_ms = ts_ms[-request.window : -1]
+        rows[symbol] = FeatureRows(symbol, [int(ts_ms[-1])], x[-request.window :], refused, earlier_ms=earlier_ms)
+    return rows
+
+
 def _compute_all_rows(window: _CandleWindow, symbol: str, request: ScoringRequest) -> FeatureRows:
     """Compute a row of features for each closed candle of a symbol."""
     times = window.times_ms(symbol)
     first_ms, last_ms = int(times[0]), int(times[-1])
     candles = {**window.leaders(first_ms, last_ms), symbol: window.between(symbol, first_ms, last_ms)}
-    table = compute_features(request.feature_set, symbol, candles)
-    ts_ms = times_ms(table)
+    ts_ms, x = _compute_matrix(request.feature_set, symbol, candles)
+    return FeatureRows(symbol, list(ts_ms.tolist()), x, find_refusals(symbol, ts_ms, x, request))
+
+
+def _compute_matrix(
+    feature_set: FeatureSet, symbol: str, candles: Mapping[str, pl.DataFrame]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return open time, ms UTC, and features, shape (n, f), NaN where there is none, of each candle of a symbol."""
+    table = compute_features(feature_set, symbol, candles)
     # Whole columns instead of `select`: a query takes a millisecond on a busy machine.
     x = pl.DataFrame(table.get_columns()[1:]).to_numpy(order="c")
-    refused = find_refusals(symbol, ts_ms, np.ascontiguousarray(x, np.float32), request)
-    return FeatureRows(symbol, list(ts_ms.tolist()), x, refused)
+    return times_ms(table), np.ascontiguousarray(x, np.float32)
 
 
 def find_refusals(
@@ -319,8 +354,9 @@ def find_refusals(
         x: Features of the last n of these candles, shape (n, f); NaN: the feature has no value.
         request: The model's registry, lookback and inputs.
     """
-    finite = np.isfinite(x).all(axis=1)
-    if finite.all():
+    finite = np.asarray(np.isfinite(x).all(axis=1))
+    complete = finite if request.window == 1 else _find_windows(ts_ms[-finite.size :], finite, request)
+    if complete.all():
         return [None] * finite.size
     feature_set = request.feature_set
     bounds = find_segments(ts_ms, interval_ms(feature_set.interval))
@@ -329,6 +365,20 @@ def find_refusals(
     short = np.arange(ts_ms.size)[-finite.size :] - segment_start + 1 < request.lookback_bars
     missing, stale = find_lacking_inputs(symbol, ts_ms, x, feature_set, request.inputs)
     no_leader = np.isnan(x).any(axis=1) & bool(feature_set.leaders)
-    conditions = [finite, short & (segment_start > 0), short, missing, stale, no_leader]
+    conditions = [complete, short & (segment_start > 0), short, missing, stale, no_leader]
     codes = ["", GAP, TOO_FEW_BARS, INPUT_MISSING, INPUT_STALE, LEADER_GAP]
-    return [reason or None for reason in np.select(conditions, codes, default=NOT_FINITE).tolist()]
+    reasons = np.select(conditions, codes, default=NOT_FINITE)
+    # Of a row whose own bar is sound, the reason of the newest bar of its window that is not.
+    at = np.arange(finite.size)
+    unsound = np.maximum.accumulate(np.where(finite, -1, at))
+    inherits = finite & ~complete & ~short & (unsound >= 0)
+    reasons[inherits] = reasons[unsound[inherits]]
+    return [reason or None for reason in reasons.tolist()]
+
+
+def _find_windows(ts_ms: NDArray[np.int64], finite: NDArray[np.bool_], request: ScoringRequest) -> NDArray[np.bool_]:
+    """Return which bars end a whole window of consecutive bars with finite features, shape (n,)."""
+    at = np.arange(finite.size)
+    has_gap = np.concatenate([[False], np.diff(ts_ms) != interval_ms(request.feature_set.interval)])[: at.size]
+    start = np.maximum.accumulate(np.where(finite, np.where(has_gap, at, 0), at + 1))
+    return at - start + 1 >= request.window

@@ -51,6 +51,7 @@ from mltrain.serving.rows import (
     explaining_emptied_volumes,
     find_refusals,
     read_now,
+    read_rows,
     shorten_list,
 )
 from mltrain.serving.validity import ValidityCheck
@@ -412,6 +413,10 @@ class Stream:
             raise _refused_error(symbol, ts_ms, LEADER_GAP)
         held = {**leaders, symbol: buffer}
         tables = {spec.name: self._table(spec.name) for spec in feature_set.inputs}
+        if loaded.window > 1:
+            raw, p = self._score_window(loaded, symbol, held, tables)
+            self._finish(began_s, symbol)
+            return Scored(loaded, raw, p)
         arrays = {name: _join_arrays(feature_set, name, each.take_arrays(bars), tables) for name, each in held.items()}
         x = loaded.newest.compute_arrays(symbol, arrays)
         # Also states why a candle is refused, but takes ten times as long.
@@ -420,6 +425,32 @@ class Stream:
         raw, p = loaded.score_one(x[0])
         self._finish(began_s, symbol)
         return Scored(loaded, raw, p)
+
+    def _score_window(
+        self,
+        loaded: LoadedModel,
+        symbol: str,
+        held: Mapping[str, _RingBuffer],
+        tables: Mapping[str, InputTable],
+    ) -> tuple[float, float]:
+        """Return the scores of a symbol's newest candle by a model that reads windows; raise if it cannot be scored."""
+        bars = loaded.lookback_bars
+        request = ScoringRequest(
+            feature_set=loaded.bundle.feature_set,
+            symbols=loaded.bundle.symbols,
+            lookback_bars=bars,
+            rows="last",
+            now_ms=None,
+            max_age_bars=0,
+            inputs=tables,
+            window=loaded.window,
+        )
+        candles = {name: buffer.candles().tail(bars) for name, buffer in held.items()}
+        (part,) = (part for part in read_rows(candles, request) if part.symbol == symbol)
+        if (reason := part.refused[0]) is not None:
+            raise _refused_error(symbol, part.ts_ms[0], reason)
+        raw, p = loaded.score_bars(symbol, part.bars_ms, part.x, np.array([part.x.shape[0] - 1]))
+        return float(raw[0]), float(p[0])
 
     def _compute_rows(
         self,

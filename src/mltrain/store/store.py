@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mltrain.artifact import MODEL_FILE
+from mltrain.artifact import MODEL_FILES
 from mltrain.card.validation import CARD_FILE
 from mltrain.errors import InputError, UsageError
 from mltrain.gates.holdout_looks import Look
@@ -450,8 +450,8 @@ def open_path(path: Path) -> StoredVersion:
     """Open the version that a path leads to.
 
     Args:
-        path: A version's folder, its `lgbm.pkl` or `model_card.json`, or a pointer or a link of a models folder:
-            `best_<slot>`, `best_lgbm.pkl`, `best_lgbm_model_card.json`.
+        path: A version's folder, its `lgbm.pkl`, `tft.json` or `model_card.json`, or a pointer or a link of a models
+            folder: `best_<slot>`, `best_lgbm.pkl`, `best_lgbm_model_card.json`.
 
     Raises:
         UsageError: The path names something else.
@@ -460,7 +460,7 @@ def open_path(path: Path) -> StoredVersion:
     """
     if "\0" in str(path):
         raise UsageError(f"{show(str(path))} cannot be a path", hint=_REFERENCES)
-    files = (MODEL_FILE, CARD_FILE)
+    files = (*MODEL_FILES, CARD_FILE)
     # pathlib's absolute keeps "..".
     place = Path(os.path.abspath(path))  # noqa: PTH100
     if place.name in files:

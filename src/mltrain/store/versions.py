@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from mltrain.artifact import MODEL_FILE
+from mltrain.artifact import MODEL_FILES
 from mltrain.card.validation import CARD_FILE, check_card
 from mltrain.documents.records import OMIT_DEFAULT, Limits, read_record, record, to_json
 from mltrain.documents.values import Located, Sha256
@@ -159,7 +159,7 @@ def open_version_folder(folder: Path) -> StoredVersion:
     hashes = {entry.path: entry.sha256 for entry in manifest.files}
     if head.version != folder.name:
         raise InputError(f"{where}: was published as version {head.version}")
-    if MODEL_FILE not in hashes or hashes.get(CARD_FILE) != head.card_sha256:
+    if not hashes.keys() & {*MODEL_FILES} or hashes.get(CARD_FILE) != head.card_sha256:
         raise InputError(f"{where}: lists no model, or not the card that it was published with")
     return StoredVersion(
         name=head.version,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -28,16 +28,14 @@ if TYPE_CHECKING:
 _FIRST_VALUES, _ORDER, _DROPOUT = range(3)
 _SEED_BITS: Final = 63
 
-_T = TypeVar("_T", bound=np.generic)
-
 
 class Fit:
     """A network while it learns, epoch by epoch.
 
     Args:
         sequences: The bars; features are read of windows that end with a learned row, and labels of learned rows.
-        is_learned: Which samples to learn from, shape (n,).
-        weights: The weight of each sample, shape (n,); None: all are 1.
+        is_learned: Which rows to learn from, shape (n,): they have a label and a window.
+        weights: The weight of each row, shape (n,); None: all are 1.
         scaler: Fitted on the learned rows.
         architecture: The sizes of the network.
         options: How to fit.
@@ -55,12 +53,10 @@ class Fit:
     ) -> None:
         self._sequences, self._scaler, self._options = sequences, scaler, options
         self._window = architecture.window
-        self._spans = list(sequences.spans(_with_ties(is_learned, sequences), architecture.window))
-        targets = np.where(is_learned, np.float32(1) if weights is None else weights, np.float32(0))
-        self._weights = _with_ties(targets, sequences)
-        self._labels = _with_ties(sequences.samples.y.astype(np.float32), sequences)
-        rows = np.count_nonzero(is_learned)
-        self._mean_weight = float(targets.sum(dtype=np.float64) / rows)
+        self._spans = list(sequences.spans(is_learned, architecture.window))
+        self._weights = np.where(is_learned, np.float32(1) if weights is None else weights, np.float32(0))
+        self._labels = np.concatenate([part.y for part in sequences.parts]).astype(np.float32)
+        self._mean_weight = float(self._weights.sum(dtype=np.float64) / np.count_nonzero(is_learned))
         self._network = Network(
             architecture, dropout=options.dropout, generator=_generator(options.seed, options.fold, _FIRST_VALUES)
         )
@@ -112,11 +108,6 @@ class Fit:
     def export(self) -> dict[str, NDArray[np.float32]]:
         """Return copies of the parameters by name."""
         return self._network.export()
-
-
-def _with_ties(values: NDArray[_T], sequences: Sequences) -> NDArray[_T]:
-    """Return an array of the samples followed by zeros for the ties: nothing is learned from these."""
-    return np.concatenate([values, np.zeros(sequences.ties.y.size, values.dtype)])
 
 
 def _seed(*parts: int) -> int:

@@ -21,7 +21,7 @@ from mltrain.training.sample_weights import undo_up_weight
 from mltrain.training.samples import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,7 +75,7 @@ class FoldResult:
 
     Attributes:
         losses: Mean log loss of the scored samples after each epoch, in nats, shape (epochs,); empty without any.
-        scores: Probabilities of up of the scored samples after each epoch, shape (epochs, m); NaN without a window.
+        scores: Probabilities of up of the scored samples after each epoch, shape (epochs, m).
         tie_scores: The same of the ties.
         scaler: Standardises the features.
         parameters: The parameters after the last epoch.
@@ -88,20 +88,21 @@ class FoldResult:
     parameters: Mapping[str, NDArray[np.float32]]
 
 
-def save_rows(folder: Path, samples: Samples, ties: Samples) -> None:
-    """Write samples and ties into a folder, for `run_fold`."""
-    for prefix, rows in (("samples", samples), ("ties", ties)):
+def save_rows(folder: Path, parts: Sequence[Samples]) -> None:
+    """Write the parts of sequences into a folder, for `run_fold`."""
+    for number, rows in enumerate(parts):
         for name in _ARRAYS:
-            np.save(folder / f"{prefix}-{name}.npy", getattr(rows, name))
+            np.save(folder / f"{number}-{name}.npy", getattr(rows, name))
 
 
 @lru_cache(maxsize=1)
 def _load_sequences(folder: Path, symbols: tuple[str, ...], names: tuple[str, ...], step_ms: int) -> Sequences:
-    def load(prefix: str) -> Samples:
-        arrays = {name: np.load(folder / f"{prefix}-{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    def load(number: int) -> Samples:
+        arrays = {name: np.load(folder / f"{number}-{name}.npy", mmap_mode="r") for name in _ARRAYS}
         return Samples(**arrays, symbols=symbols, names=names)
 
-    return Sequences.of(load("samples"), load("ties"), step_ms=step_ms)
+    count = len(list(folder.glob("*-ts_ms.npy")))
+    return Sequences.of([load(number) for number in range(count)], step_ms=step_ms)
 
 
 def run_fold(job: FoldJob) -> FoldResult:
@@ -114,30 +115,23 @@ def run_fold(job: FoldJob) -> FoldResult:
     from mltrain.tft.fit import Fit
 
     sequences = _load_sequences(job.folder, job.symbols, job.names, job.step_ms)
-    samples, ties = sequences.samples, sequences.ties
-    has_window, _ = sequences.has_window(job.window)
-    is_learned = np.zeros(samples.y.size, np.bool_)
-    is_learned[job.learned] = has_window[job.learned]
+    samples = sequences.parts[0]
+    is_learned = sequences.mark(job.learned)
     weights = None
     if job.weights is not None:
-        weights = np.zeros(samples.y.size, np.float32)
-        weights[job.learned] = job.weights
-    # By all rows that are learned from, with and without a window: each bar is in a window of another.
+        weights = np.zeros(sequences.size, np.float32)
+        weights[is_learned] = job.weights
     scaler = Scaler.fit(samples.x, np.arange(job.learned.start, job.learned.stop))
     architecture = Architecture(job.window, len(job.names), len(job.symbols), job.hidden, job.heads)
     fit = Fit(sequences, is_learned, weights=weights, scaler=scaler, architecture=architecture, options=job.options)
-    is_scored = np.zeros(samples.y.size + ties.y.size, np.bool_)
-    is_scored[job.valid] = True
-    is_scored[samples.y.size + job.valid_ties.start : samples.y.size + job.valid_ties.stop] = True
-    labels = samples.y[job.valid]
+    is_scored, labels = sequences.mark(job.valid, job.valid_ties), samples.y[job.valid]
     losses, scores, tie_scores = [], [], []
     for _ in range(job.epochs):
         fit.run_epoch()
         if not labels.size:
             continue
         p = undo_up_weight(score_rows(Forward(architecture, fit.export()), sequences, scaler, is_scored), job.up_weight)
-        scores.append(p[job.valid])
-        tie_scores.append(p[samples.y.size :][job.valid_ties])
-        scored = np.isfinite(scores[-1])
-        losses.append(float(row_log_loss(scores[-1][scored], labels[scored]).mean()))
+        scores.append(sequences.take(p, 0, job.valid))
+        tie_scores.append(sequences.take(p, 1, job.valid_ties))
+        losses.append(float(row_log_loss(scores[-1], labels).mean()))
     return FoldResult(np.array(losses), np.array(scores), np.array(tie_scores), scaler, fit.export())

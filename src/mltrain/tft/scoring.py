@@ -30,7 +30,7 @@ def score_rows(
         forward: The network.
         sequences: The bars.
         scaler: Standardises the features as in the fit.
-        is_wanted: Which samples, then which ties, to score, shape (n,).
+        is_wanted: Which rows to score, shape (n,).
     """
     window = forward.architecture.window
     p = np.full(is_wanted.size, np.nan)

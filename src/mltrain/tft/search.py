@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.config.train_config import study_sha256
-from mltrain.documents.strict_json import canonical_json
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.tft.fit_options import FitOptions
 from mltrain.tft.fold_fit import FoldJob, run_fold, save_rows
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.config.tft_config import TftConfig
     from mltrain.config.train_config import TrainConfig
     from mltrain.progress import Progress
     from mltrain.tft.fold_fit import FoldResult
@@ -69,11 +67,11 @@ class NetworkSearch:
     """Runs trials of networks on rows that are saved once, for this process or for workers.
 
     Args:
-        samples: All rows; those of the holdout are not read.
-        ties: The candles without a label, which the networks read as bars, and score.
+        samples: All rows, each with a window; those of the holdout are not read.
+        ties: The candles whose label was dropped as a tie, with a window, which are scored.
+        short: The bars without a window, which are read as parts of windows.
         split: The split of the samples.
-        config: Its seed and row weights are used.
-        tft: The network, its fit and its search.
+        config: Its seed, its row weights and its network are used.
         folder: An empty folder for the rows.
         step_ms: Interval of the candles, ms.
         workers: Number of processes, 1 or more; 1: this process.
@@ -83,18 +81,19 @@ class NetworkSearch:
         self,
         samples: Samples,
         ties: Samples,
+        short: Sequence[Samples],
         split: Split,
         config: TrainConfig,
-        tft: TftConfig,
         *,
         folder: Path,
         step_ms: int,
         workers: int,
     ) -> None:
-        self._samples, self._ties, self._split, self._config, self._tft = samples, ties, split, config, tft
+        self._samples, self._ties, self._split = samples, ties, split
+        self._config, self._tft = config, config.tft
         self._folder, self._step_ms, self._workers = folder, step_ms, workers
         self._up_weight = compute_up_weight(samples, split, config)
-        save_rows(folder, samples, ties)
+        save_rows(folder, [samples, ties, *short])
 
     def run_trials(self, proposals: Sequence[Proposal]) -> Iterator[tuple[TrialRecord, list[FoldResult]]]:
         """Yield the result of each trial, and those of its folds."""
@@ -132,7 +131,7 @@ class NetworkSearch:
         return FittedNetwork(run_fold(job), job.hidden)
 
     def join_scores(self, found: Sequence[FoldResult], epochs: int) -> tuple[OutOfFold, OutOfFold]:
-        """Return the out-of-fold scores after so many epochs of the samples, and of the ties, that have a window."""
+        """Return the out-of-fold scores after so many epochs of the samples, and of the ties."""
         folds = self._split.folds
         return (
             _join([fold.valid.span for fold in folds], [x.scores[epochs - 1] for x in found]),
@@ -186,11 +185,8 @@ class NetworkSearch:
 def search_networks(
     search: NetworkSearch,
     *,
-    samples: Samples,
-    ties: Samples,
-    split: Split,
+    identity: Mapping[str, str],
     config: TrainConfig,
-    tft: TftConfig,
     journal: Path,
     execution: ExecutionOptions,
     progress: Progress,
@@ -200,16 +196,14 @@ def search_networks(
 
     Args:
         search: Runs the trials.
-        samples: The rows that it was given.
-        ties: The ties that it was given.
-        split: Their split.
-        config: The settings that all models share.
-        tft: The network, its fit and its search.
+        identity: What the trials depend on, as `describe_identity` returns it.
+        config: The configuration that `search` was given.
         journal: Path of the study's journal. The caller holds the study's lock.
         execution: Resumption and timeout; the workers are those of `search`.
         progress: Advances with every trial.
         clock: Returns seconds since any fixed time; used for the timeout alone.
     """
+    tft = config.tft
     start_s, space = clock(), tft.search.space
     first_params = [space.defaults()]
     found: dict[int, list[FoldResult]] = {}
@@ -218,7 +212,7 @@ def search_networks(
             journal,
             tft.search,
             seed=config.seed,
-            identity=_describe_identity(samples, ties, split, config, tft),
+            identity=identity,
             first_params=first_params,
             resume=execution.resume,
             progress=progress,
@@ -264,23 +258,18 @@ def rows_folder(journal: Path) -> Iterator[Path]:
 
 
 def _join(spans: Sequence[slice], scores: Sequence[NDArray[np.float64]]) -> OutOfFold:
-    """Return the scores of the rows of all folds that have one."""
-    has_score = [np.isfinite(part) for part in scores]
-    rows = [np.arange(span.start, span.stop)[has] for span, has in zip(spans, has_score, strict=True)]
+    """Return the scores and rows of all folds as one."""
     return OutOfFold(
-        scores=np.concatenate([part[has] for part, has in zip(scores, has_score, strict=True)]),
-        rows=np.concatenate(rows),
-        fold=np.repeat(np.arange(len(rows), dtype=np.int8), [part.size for part in rows]),
+        scores=np.concatenate(scores),
+        rows=np.concatenate([np.arange(span.start, span.stop) for span in spans]),
+        fold=np.repeat(np.arange(len(spans), dtype=np.int8), [part.size for part in scores]),
     )
 
 
-def _describe_identity(
-    samples: Samples, ties: Samples, split: Split, config: TrainConfig, tft: TftConfig
-) -> dict[str, str]:
+def describe_identity(samples: Samples, ties: Samples, split: Split, config: TrainConfig) -> dict[str, str]:
     """Return a text or hash of each thing that the trials of a study depend on, by the name that messages use."""
     return {
         "configuration": f"{study_sha256(config, registry_sha256='', warm_start=None)}-{config.seed}",
-        "network": sha256_bytes(canonical_json(tft.to_json())),
         "set of rows": matrix_sha256(take_rows(samples, split.inner.span)),
         "set of ties": matrix_sha256(take_rows(ties, span_within(ties, split.inner))),
         "split": sha256_bytes(repr(split.folds).encode()),

@@ -281,6 +281,15 @@ def _compact(samples: Samples, is_kept: NDArray[np.bool_]) -> Samples:
     return _with_rows(samples, samples.x[: rows.size], rows)
 
 
+def split_off(samples: Samples, is_kept: NDArray[np.bool_]) -> tuple[Samples, Samples]:
+    """Return the rows to keep, and the others, which are copied and should be few.
+
+    The matrix of the rows to keep is compacted in place: do not use `samples` afterwards.
+    """
+    others = take_rows(samples, np.flatnonzero(~is_kept))
+    return _compact(samples, is_kept), others
+
+
 def keep_symbols(samples: Samples, symbols: Collection[str]) -> Samples:
     """Return the rows of some of the samples' symbols.
 

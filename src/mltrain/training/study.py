@@ -12,7 +12,7 @@ import hashlib
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from mltrain.config.train_config import IntRange
+from mltrain.config.search_ranges import IntRange
 from mltrain.errors import InputError
 from mltrain.training.journal import START_OVER, Journal
 from mltrain.training.trial import Proposal, TrialRecord
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.storages.journal import BaseJournalBackend
 
-    from mltrain.config.train_config import FloatRange
+    from mltrain.config.search_ranges import FloatRange
     from mltrain.progress import Progress
 
 # Completed trials before TPE replaces random sampling: half of a search of 20.
