@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, get_args
 
 from mltrain.api.workspace import DATA_DIR, check_path, read_time
 from mltrain.documents.results import Result
@@ -13,6 +13,7 @@ from mltrain.names import check_choice
 from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mltrain.api.workspace import PathText, Time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Calibration: TypeAlias = Literal["auto", "isotonic", "sigmoid", "beta", "none"]
 ClassWeight: TypeAlias = Literal["none", "balanced"] | float
+ModelName: TypeAlias = Literal["lgbm", "tft"]
 ConfigName: TypeAlias = Literal["train", "halt", "operate"]
 
 #: The option that overrides each of these keys of train.yml.
@@ -34,6 +36,8 @@ OPTIONS: Final = {
     "seed": "--seed",
     "max_rows": "--max-rows",
     "valid_days": "--valid-days",
+    "model": "--model",
+    "tft.search.trials": "--trials",
 }
 
 
@@ -72,9 +76,22 @@ def read_setting_time(holdout_from: Time | None) -> str | None:
     return None if holdout_from is None else format_ms(read_time(holdout_from, "holdout_from"))
 
 
+def trials_key(config: Path | Mapping[str, Any] | None, model: ModelName | None) -> str:
+    """Return the key of train.yml that `trials` overrides: that of the model which is trained.
+
+    Raises:
+        InputError: The configuration, by which it is known, is wrong.
+    """
+    from mltrain.config.loading import load_config
+
+    trained = load_config(config, overrides={}).model if model is None else model
+    return "tft.search.trials" if trained == "tft" else "search.trials"
+
+
 def config_show(
     config: PathText | None = None,
     *,
+    model: ModelName | None = None,
     trials: int | None = None,
     early_stop: int | None = None,
     calibration: Calibration | None = None,
@@ -90,6 +107,7 @@ def config_show(
 
     Args:
         config: Your train.yml; its keys override those of the packaged one.
+        model: What is trained: boosted trees, or a Temporal Fusion Transformer.
         trials: Hyperparameter sets to try.
         early_stop: Rounds without improvement before a fit stops.
         calibration: How scores become probabilities.
@@ -111,8 +129,10 @@ def config_show(
     """
     from mltrain.config.loading import Setting, explain_config
 
+    path = None if config is None else check_path(config, "config")
     given: dict[str, Json] = {
-        "search.trials": trials,
+        "model": model,
+        trials_key(path, model): trials,
         "search.early_stop": early_stop,
         "calibration": calibration,
         "class_weight": class_weight,
@@ -125,7 +145,7 @@ def config_show(
     overrides = {key: value for key, value in given.items() if value is not None}
     settings = [
         replace(s, where=OPTIONS[s.key]) if s.origin == "option" else s
-        for s in explain_config(None if config is None else check_path(config, "config"), overrides=overrides)
+        for s in explain_config(path, overrides=overrides)
     ]
     if str(data_dir) == DATA_DIR:
         settings.append(Setting("data_dir", DATA_DIR, "default", None))

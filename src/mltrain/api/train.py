@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
-from mltrain.api.config import read_setting_time
+from mltrain.api.config import ModelName, read_setting_time, trials_key
 from mltrain.api.notify import check_notify, note_event
 from mltrain.api.references import read_snapshot, read_version
 from mltrain.api.train_result import DemoPrediction, DemoResult, ExistingVersion, TrainedVersion
 from mltrain.api.workspace import DATA_DIR, check_path, current_user, open_store, read_clock, read_progress
 from mltrain.errors import UsageError
-from mltrain.names import describe
+from mltrain.names import check_choice, describe
 
 if TYPE_CHECKING:
     from mltrain.api.config import Calibration, ClassWeight
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FinalRows: TypeAlias = Literal["inner", "all"]
 
+#: Stands for the key of train.yml with the number of trials, which depends on the model.
+TRIALS: Final = "trials"
 #: The data folder of a demo that is not given another.
 DEMO_DIR: Final = "mltrain-demo"
 
@@ -36,6 +38,7 @@ DEMO_DIR: Final = "mltrain-demo"
 def train(
     snapshot: SnapshotRef = "latest",
     *,
+    model: ModelName | None = None,
     trials: int | None = None,
     early_stop: int | None = None,
     calibration: Calibration | None = None,
@@ -69,6 +72,8 @@ def train(
 
     Args:
         snapshot: The candles: "latest", an id, a path, or a snapshot.
+        model: What is trained: boosted trees ("lgbm"), or a Temporal Fusion Transformer ("tft"), which needs the extra
+            `[tft]`; None: as configured.
         trials: Number of hyperparameter sets to try. Like the next eight, it overrides the key of train.yml with its
             name; None: as configured.
         early_stop: Rounds without improvement before a fit stops.
@@ -96,7 +101,7 @@ def train(
         notify: Queue an event of a promotion, a NO-GO or a held GO for this address, https or
             http to this machine, which `notify`, a sentinel or a cycle delivers; None: none.
         data_dir: The data folder.
-        slot: The slot of the version; None: "lgbm".
+        slot: The slot of the version; None: "lgbm", or "tft" for a transformer.
         now_ms: The time, ms UTC, whose date names the version; None: the machine's clock.
         progress: Receives stages and warnings.
 
@@ -119,7 +124,8 @@ def train(
     request, store = _request(
         snapshot,
         settings={
-            "search.trials": trials,
+            "model": model,
+            TRIALS: trials,
             "search.early_stop": early_stop,
             "calibration": calibration,
             "class_weight": class_weight,
@@ -197,6 +203,7 @@ def _note_training(
 def train_plan(
     snapshot: SnapshotRef = "latest",
     *,
+    model: ModelName | None = None,
     trials: int | None = None,
     early_stop: int | None = None,
     calibration: Calibration | None = None,
@@ -226,6 +233,7 @@ def train_plan(
 
     Args:
         snapshot: This and all that follow: as for `train`.
+        model: What is trained.
         trials: Number of hyperparameter sets to try.
         early_stop: Rounds without improvement before a fit stops.
         calibration: How scores become probabilities.
@@ -260,7 +268,8 @@ def train_plan(
     request, _ = _request(
         snapshot,
         settings={
-            "search.trials": trials,
+            "model": model,
+            TRIALS: trials,
             "search.early_stop": early_stop,
             "calibration": calibration,
             "class_weight": class_weight,
@@ -349,7 +358,7 @@ def _request(
 ) -> tuple[TrainRequest, Store]:
     """Read what the arguments of `train` name; return the request, and the store that the version goes to.
 
-    `settings` are those of train.yml by dotted key; None: not given.
+    `settings` are those of train.yml by dotted key, and TRIALS; None: not given.
     """
     from mltrain.card.machine import available_cores
     from mltrain.config.loading import load_config
@@ -364,9 +373,15 @@ def _request(
         raise UsageError(f"final is {describe(final)}: expected one of {', '.join(get_args(FinalRows))}")
     if ops is not None:
         import_user_ops(ops)
-    given = {key: value for key, value in settings.items() if value is not None}
     given_config = config if config is None or isinstance(config, Mapping) else check_path(config, "config")
+    model: Any = settings["model"]
+    check_choice(model or "lgbm", "model", get_args(ModelName))
+    key = trials_key(given_config, model)
+    given = {key if name == TRIALS else name: value for name, value in settings.items() if value is not None}
     loaded = load_config(given_config, overrides=given)
+    if loaded.model == "tft" and warm_start is not None:
+        raise UsageError("--warm-start goes with boosted trees: it does not go with --model tft")
+    slot = slot or loaded.model
     signer = None if sign is None else open_signer(check_path(sign, "sign"), data_dir=check_path(data_dir, "data_dir"))
     store = open_store(data_dir, slot, signer=signer)
     # Before anything else: a copy without links has no latest snapshot either, and this error says why.

@@ -48,6 +48,17 @@ class ConfigName(StrEnum):
     OPERATE = "operate"
 
 
+class ModelName(StrEnum):
+    """What is trained."""
+
+    LGBM = "lgbm"
+    TFT = "tft"
+
+
+ModelOption = Annotated[
+    ModelName | None,
+    model_option("--model", help="lgbm: boosted trees; tft: a Temporal Fusion Transformer, which needs the extra tft."),
+]
 Trials = Annotated[int | None, search_option("--trials", min=1, help="Hyperparameter sets to try.")]
 EarlyStop = Annotated[
     int | None, search_option("--early-stop", min=1, help="Rounds without improvement before a fit stops.")
@@ -130,6 +141,7 @@ def config_show(
     session: Session,
     ctx: typer.Context,
     config: Config = None,
+    model: ModelOption = None,
     trials: Trials = None,
     early_stop: EarlyStop = None,
     calibration: CalibrationOption = None,
@@ -145,6 +157,7 @@ def config_show(
 
     result = config_show(
         config,
+        model=None if model is None else model.value,
         trials=trials,
         early_stop=early_stop,
         calibration=None if calibration is None else calibration.value,

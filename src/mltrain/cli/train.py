@@ -20,6 +20,7 @@ from mltrain.cli.config import (
     EarlyStop,
     HoldoutFrom,
     MaxRows,
+    ModelOption,
     Seed,
     SettingsCommand,
     Trials,
@@ -88,6 +89,7 @@ def add_commands(app: typer.Typer) -> None:
 def train(
     session: Session,
     ref: SnapshotOption = "latest",
+    model: ModelOption = None,
     trials: Trials = None,
     early_stop: EarlyStop = None,
     calibration: CalibrationOption = None,
@@ -127,6 +129,7 @@ def train(
 
     register_ops(ops)
     options: dict[str, Any] = {
+        "model": None if model is None else model.value,
         "trials": trials,
         "early_stop": early_stop,
         "calibration": None if calibration is None else calibration.value,

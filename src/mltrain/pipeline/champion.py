@@ -16,6 +16,7 @@ from mltrain.features.computation import check_inputs, compute_features
 from mltrain.features.input_join import join_inputs
 from mltrain.gates.gate_evidence import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
 from mltrain.pipeline.prepare import read_inputs
+from mltrain.pipeline.score_candles import score_candles
 from mltrain.serving.model import open_model
 from mltrain.store.listing import read_version_card
 from mltrain.times import DAY_MS
@@ -103,13 +104,13 @@ def compare_with_champion(
         seen_until_ms = ModelCard(model.card).last_label_end_ms()
     except InputError as err:
         return NotEvaluated(f"{name}: {err.message}")
-    features = _compute_at_rows(model.feature_set, candles, holdout, symbols=model.symbols)
-    compared = (holdout.ts_ms > seen_until_ms) & ~np.isnan(features).any(axis=1)
+    champion_p = _score_at_rows(model, candles, holdout)
+    compared = (holdout.ts_ms > seen_until_ms) & np.isfinite(champion_p)
     ts_ms, y, new_p = holdout.ts_ms[compared], holdout.y[compared], p[compared]
     days, min_days = np.unique(ts_ms // DAY_MS).size, config.gates.champion_min_days
     if days < min_days:
         return NotEvaluated(f"the rows later than the training of {name} touch {days} UTC days, fewer than {min_days}")
-    _, champion_p = model.score(np.ascontiguousarray(features[compared]))
+    champion_p = champion_p[compared]
     bootstrap = plan_bootstrap(
         ts_ms,
         draws=config.bootstrap.draws,
@@ -137,6 +138,16 @@ def _find_obstacle(champion: Model, feature_set: FeatureSet, holdout: Samples) -
     if missing:
         return f"it was also trained on {', '.join(missing)}"
     return None
+
+
+def _score_at_rows(model: Model, candles: Mapping[str, pl.DataFrame], rows: Samples) -> NDArray[np.float64]:
+    """Return a model's probabilities of up at rows, shape (n,); NaN where it has none."""
+    if model.window > 1:
+        return score_candles(model, candles, rows)[1]
+    features = _compute_at_rows(model.feature_set, candles, rows, symbols=model.symbols)
+    p, is_complete = np.full(rows.y.size, np.nan), ~np.isnan(features).any(axis=1)
+    p[is_complete] = model.score(np.ascontiguousarray(features[is_complete]))[1]
+    return p
 
 
 def _compute_at_rows(

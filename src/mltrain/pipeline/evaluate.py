@@ -18,6 +18,7 @@ from mltrain.gates.gate_evidence import NotApplicable
 from mltrain.gates.holdout_looks import EVALUATION
 from mltrain.pipeline.champion import compare_with_champion, open_champion
 from mltrain.pipeline.prepare import read_candles
+from mltrain.pipeline.score_candles import score_candles
 from mltrain.serving.model import open_model
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.times import format_ms, interval_ms
@@ -115,6 +116,11 @@ def evaluate(
     samples, candles = _build_rows(model, snapshot, progress)
     first = int(np.searchsorted(samples.ts_ms, learned_until_ms, side="right"))
     rows = take_rows(samples, slice(first, samples.ts_ms.size))
+    scored = None
+    if model.window > 1:
+        raw, p = score_candles(model, candles, rows)
+        whole = np.flatnonzero(np.isfinite(p))
+        rows, scored = take_rows(rows, whole), (raw[whole], p[whole])
     if not rows.ts_ms.size:
         raise InputError(
             f"snapshot {snapshot.id} has no candle later than {format_ms(learned_until_ms)}, the end of the last label "
@@ -136,7 +142,7 @@ def evaluate(
             "gates have judged: they are no new evidence; evaluate it on a newer snapshot"
         )
     progress.stage("score")
-    raw, p = model.score(np.ascontiguousarray(rows.x))
+    raw, p = model.score(np.ascontiguousarray(rows.x)) if scored is None else scored
     scores = score_holdout(
         rows,
         raw,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from mltrain.artifact import MODEL_FILE
+from mltrain.artifact import MODEL_FILES
 from mltrain.artifact.bundle import Bundle
 from mltrain.card.lineage import read_lineage
 from mltrain.card.model_card import ModelCard
+from mltrain.card.training_results import TrainingData
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
 from mltrain.config.loading import load_config
 from mltrain.config.search_ranges import IntRange
@@ -23,22 +24,27 @@ from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
 from mltrain.store.listing import read_version_card
 from mltrain.store.signature import MAX_SIGNATURE_BYTES, SIGNATURE
+from mltrain.tft.training import refit_network
 from mltrain.training.booster import fit_final
 from mltrain.training.calibration import calibrate
-from mltrain.training.samples import build_samples, keep_newest, matrix_sha256
+from mltrain.training.samples import build_samples_and_ties, keep_newest, keep_symbols, matrix_sha256
 from mltrain.training.search import refit_out_of_fold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from mltrain.artifact.sequence_bundle import SequenceBundle
     from mltrain.config.train_config import SearchConfig, TrainConfig
     from mltrain.documents.values import Json
+    from mltrain.features.spec import FeatureSet
     from mltrain.pipeline.request import TrainRequest
     from mltrain.progress import Progress
     from mltrain.store.signature import Signer
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
+    from mltrain.training.samples import Samples
+    from mltrain.training.split import Split
 
 
 def read_warm_start(version: StoredVersion, config: SearchConfig) -> WarmStart:
@@ -119,35 +125,54 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     snapshot = open_snapshot(data_dir, card.snapshot_id)
     candles = read_candles(snapshot, progress, feature_set)
     progress.stage("features and labels")
-    samples, _ = build_samples(feature_set, keep_newest(candles, config.max_rows))
+    samples, ties, quality = build_samples_and_ties(feature_set, keep_newest(candles, config.max_rows))
     samples, split = cut_samples(samples, feature_set, config, progress)
+    ties = keep_symbols(ties, samples.symbols)
     progress.stage("fit again")
     hyperparameters: Any = card.value("hyperparameters")
-    tuned = {name: hyperparameters[name] for name, _ in config.search.space.items()}
-    rounds = int(hyperparameters["num_iterations"])
-    oof = refit_out_of_fold(samples, split, config, params=tuned, rounds=rounds)
-    choice = calibrate(config.calibration, oof.scores, samples.y[oof.rows], oof.fold)
-    bundle = Bundle(
-        model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, fitted_on=card.fitted_on),
-        calibrator=choice.calibrator,
-        feature_set=feature_set,
-        symbols=samples.symbols,
-        ops_sha256=ops_sha256(),
-        user_ops=feature_set.user_ops(),
-    )
+    bundle: Bundle | SequenceBundle
+    if config.model == "tft":
+        data = TrainingData(snapshot, feature_set, candles, samples, quality, split, (), ties)
+        bundle, samples = refit_network(data, config, hyperparameters, fitted_on=card.fitted_on, progress=progress)
+    else:
+        bundle = _refit_booster(samples, split, config, hyperparameters, feature_set, fitted_on=card.fitted_on)
     current_lineage = {
         "snapshot_manifest_sha256": snapshot.manifest_sha256,
         "matrix_sha256": matrix_sha256(samples),
         "ops_sha256": bundle.ops_sha256,
     }
     return Retraining(
-        expected_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path == MODEL_FILE),
-        found_sha256=sha256_bytes(bundle.to_bytes()),
+        expected_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path in MODEL_FILES),
+        found_sha256=sha256_bytes(next(iter(bundle.to_files().values()))),
         differences=tuple(
             f"{name} is {value}, the card says {card.text('lineage', name)}"
             for name, value in current_lineage.items()
             if card.text("lineage", name) != value
         ),
+    )
+
+
+def _refit_booster(
+    samples: Samples,
+    split: Split,
+    config: TrainConfig,
+    hyperparameters: Mapping[str, Any],
+    feature_set: FeatureSet,
+    *,
+    fitted_on: Literal["inner", "all"],
+) -> Bundle:
+    """Return the model of boosted trees with these hyperparameters and rounds."""
+    tuned = {name: hyperparameters[name] for name, _ in config.search.space.items()}
+    rounds = int(hyperparameters["num_iterations"])
+    oof = refit_out_of_fold(samples, split, config, params=tuned, rounds=rounds)
+    choice = calibrate(config.calibration, oof.scores, samples.y[oof.rows], oof.fold)
+    return Bundle(
+        model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, fitted_on=fitted_on),
+        calibrator=choice.calibrator,
+        feature_set=feature_set,
+        symbols=samples.symbols,
+        ops_sha256=ops_sha256(),
+        user_ops=feature_set.user_ops(),
     )
 
 

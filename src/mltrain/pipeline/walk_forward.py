@@ -116,6 +116,11 @@ def score_walk_forward(
         UsageError: There would be too many steps.
         InputError: There are too few candles before a step.
     """
+    if model.window > 1:
+        raise UsageError(
+            f"--walk-forward fits boosted trees again, and {model.version} is a network",
+            hint="leave it out: the version itself is scored on candles later than its training",
+        )
     step_ms, card = interval_ms(model.interval), ModelCard(model.card)
     cuts = range(window.start_ms, window.end_ms, plan.days * DAY_MS)
     if len(cuts) > _MAX_STEPS:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mltrain.artifact.sequence_bundle import SequenceBundle
+from mltrain.card.machine import available_cores
 from mltrain.card.training_results import FittedModel
 from mltrain.errors import InputError, MachineError
 from mltrain.features.ops.catalogue import ops_sha256
@@ -24,13 +27,13 @@ from mltrain.training.split import MIN_VALID_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from mltrain.card.training_results import TrainingData
     from mltrain.config.train_config import TrainConfig
     from mltrain.progress import Progress
     from mltrain.tft.search import FittedNetwork
     from mltrain.training.calibration import Calibrator
+    from mltrain.training.samples import Samples
     from mltrain.training.search import ExecutionOptions
 
 
@@ -129,3 +132,36 @@ def make_bundle(
         ops_sha256=ops_sha256(),
         user_ops=data.feature_set.user_ops(),
     )
+
+
+def refit_network(
+    data: TrainingData,
+    config: TrainConfig,
+    hyperparameters: Mapping[str, float],
+    *,
+    fitted_on: Literal["inner", "all"],
+    progress: Progress,
+) -> tuple[SequenceBundle, Samples]:
+    """Return the model with these hyperparameters and epochs, without a search, and the rows with a window.
+
+    Arguments and errors are those of `take_windows` and `fit_network`.
+    """
+    check_torch()
+    data = take_windows(data, config, progress)
+    tuned = {name: hyperparameters[name] for name, _ in config.tft.search.space.items()}
+    epochs = int(hyperparameters["epochs"])
+    with tempfile.TemporaryDirectory() as folder:
+        search = NetworkSearch(
+            data.samples,
+            data.ties,
+            data.short,
+            data.split,
+            config,
+            folder=Path(folder),
+            step_ms=interval_ms(data.feature_set.interval),
+            workers=available_cores(),
+        )
+        oof, _ = search.join_scores(search.refit(tuned, epochs), epochs)
+        choice = calibrate(config.calibration, oof.scores, data.samples.y[oof.rows], oof.fold)
+        fitted = search.fit_final(tuned, epochs, on_all=fitted_on == "all")
+    return make_bundle(data, config, fitted, choice.calibrator), data.samples
