@@ -186,8 +186,8 @@ class TestSame:
 
 def test_one_other_byte_is_another_model():
     """Only equal hashes are the same model; otherwise the other differences are listed, too."""
-    assert Retraining("a" * 64, "a" * 64, ("the ops differ",)).problems == ()
-    other = Retraining("a" * 64, "b" * 64, ("the ops differ",))
+    assert Retraining("lgbm.pkl", "a" * 64, "a" * 64, ("the ops differ",)).problems == ()
+    other = Retraining("lgbm.pkl", "a" * 64, "b" * 64, ("the ops differ",))
     assert not other.same
     assert other.problems[1:] == ("the ops differ",)
 

@@ -52,7 +52,7 @@ def verify_model(
     result = verify_model(
         ref, retrain=retrain, ops=ops, data_dir=session.data_dir, slot=session.slot, progress=session.progress
     )
-    again = "; retrained from its card, lgbm.pkl is byte for byte the same" if retrain else ""
+    again = "; retrained from its card, the model is byte for byte the same" if retrain else ""
     return _verified(result, result.problems, again=again)
 
 

@@ -91,26 +91,28 @@ class Retraining:
     """The result of retraining a version from its card.
 
     Attributes:
-        expected_sha256: Hash of its lgbm.pkl.
-        found_sha256: Hash of the retrained lgbm.pkl.
+        file: Name of the file of its model, which holds the hashes of others.
+        expected_sha256: Hash of that file.
+        found_sha256: Hash of the retrained one.
         differences: What has changed since the version was trained, one sentence each.
     """
 
+    file: str
     expected_sha256: str
     found_sha256: str
     differences: tuple[str, ...]
 
     @property
     def same(self) -> bool:
-        """Whether the retrained lgbm.pkl has the same bytes."""
+        """Whether the retrained model has the same bytes."""
         return self.expected_sha256 == self.found_sha256
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """How the retrained lgbm.pkl differs, and what has changed, one sentence each; empty if the bytes are equal."""
+        """How the retrained model differs, and what has changed, one sentence each; empty if the bytes are equal."""
         if self.same:
             return ()
-        mismatch = f"made again, lgbm.pkl has SHA-256 {self.found_sha256}, not {self.expected_sha256}"
+        mismatch = f"made again, {self.file} has SHA-256 {self.found_sha256}, not {self.expected_sha256}"
         return (mismatch, *self.differences)
 
 
@@ -141,9 +143,11 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
         "matrix_sha256": matrix_sha256(samples),
         "ops_sha256": bundle.ops_sha256,
     }
+    written = next(entry for entry in version.manifest.files if entry.path in MODEL_FILES)
     return Retraining(
-        expected_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path in MODEL_FILES),
-        found_sha256=sha256_bytes(next(iter(bundle.to_files().values()))),
+        file=written.path,
+        expected_sha256=written.sha256,
+        found_sha256=sha256_bytes(bundle.to_files()[written.path]),
         differences=tuple(
             f"{name} is {value}, the card says {card.text('lineage', name)}"
             for name, value in current_lineage.items()

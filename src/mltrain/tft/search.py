@@ -99,7 +99,7 @@ class NetworkSearch:
         """Yield the result of each trial, and those of its folds."""
         start_s, folds = time.perf_counter(), len(self._split.folds)
         jobs = [
-            self._fold_job(proposal.params, fold, self._tft.epochs) for proposal in proposals for fold in range(folds)
+            self.fold_job(proposal.params, fold, self._tft.epochs) for proposal in proposals for fold in range(folds)
         ]
         results = map_in_processes(run_fold, jobs, count=self._workers)
         for proposal in proposals:
@@ -120,7 +120,7 @@ class NetworkSearch:
 
     def refit(self, params: Mapping[str, float], epochs: int) -> list[FoldResult]:
         """Return the folds of a trial with these hyperparameters, fitted for so many epochs."""
-        jobs = [self._fold_job(params, fold, epochs) for fold in range(len(self._split.folds))]
+        jobs = [self.fold_job(params, fold, epochs) for fold in range(len(self._split.folds))]
         return list(map_in_processes(run_fold, jobs, count=self._workers))
 
     def fit_final(self, params: Mapping[str, float], epochs: int, *, on_all: bool = False) -> FittedNetwork:
@@ -138,7 +138,8 @@ class NetworkSearch:
             _join([span_within(self._ties, fold.valid) for fold in folds], [x.tie_scores[epochs - 1] for x in found]),
         )
 
-    def _fold_job(self, params: Mapping[str, float], fold: int, epochs: int) -> FoldJob:
+    def fold_job(self, params: Mapping[str, float], fold: int, epochs: int) -> FoldJob:
+        """Return the fit of a fold, counted from 0, with these hyperparameters."""
         blocks = self._split.folds[fold]
         ties = span_within(self._ties, blocks.valid)
         return self._make_job(

@@ -42,7 +42,7 @@ def check_torch() -> None:
     if find_spec("torch") is None:
         raise MachineError(
             "--model tft needs PyTorch for training, which is not installed",
-            hint="pip install 'mltrain-lgbm[tft]' --extra-index-url https://download.pytorch.org/whl/cpu",
+            hint="pip install 'mltrain-lgbm[tft]'",
         )
 
 
