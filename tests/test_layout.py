@@ -33,6 +33,7 @@ ROOMS = (
     "features",
     "ops",
     "training",
+    "tft",
     "guards",
     "gates",
     "artifact",

@@ -324,12 +324,23 @@ def test_the_study_hash_covers_exactly_what_changes_a_trial():
     """The registry and every value of the configuration are changed, one by one."""
     config = load_config(None, overrides={})
     before = study_sha256(config, registry_sha256="a" * 64, warm_start=None)
-    free = ("seed", "calibration", "search.trials", "bootstrap.", "bench.", "gates.", "guards.", "economics.")
+    free = ("seed", "calibration", "search.trials", "bootstrap.", "bench.", "gates.", "guards.", "economics.", "tft.")
 
     assert study_sha256(config, registry_sha256="b" * 64, warm_start=None) != before
     for place, other in variants(config):
         after = study_sha256(other, registry_sha256="a" * 64, warm_start=None)
         assert (after == before) == place.startswith(free), place
+
+
+def test_the_study_hash_of_a_network_covers_its_own_settings():
+    """And none of boosted trees."""
+    config = load_config(None, overrides={"model": "tft"})
+    before = study_sha256(config, registry_sha256="a" * 64, warm_start=None)
+    free = ("search.", "booster.", "tft.search.trials", "seed", "calibration", "bootstrap.", "bench.", "gates.")
+
+    for place, other in variants(config):
+        after = study_sha256(other, registry_sha256="a" * 64, warm_start=None)
+        assert (after == before) == place.startswith((*free, "guards.", "economics.")), place
 
 
 DART = "boosting: dart"

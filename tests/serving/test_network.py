@@ -117,7 +117,7 @@ def test_features_alone_are_not_enough(model, samples, candles):
 
 
 def test_it_is_served_without_torch(live, candles, tmp_path):
-    """In a process of its own."""
+    """In another process."""
     path = tmp_path / "candles.parquet"
     pl.concat([frame.with_columns(symbol=pl.lit(symbol)) for symbol, frame in candles.items()]).write_parquet(path)
     program = (

@@ -12,7 +12,7 @@ from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.tft.architecture import Architecture
 from mltrain.tft.fit_options import FitOptions
 from mltrain.tft.forward import Forward
-from mltrain.tft.scoring import score_rows
+from mltrain.tft.row_scores import score_rows
 from mltrain.tft.sequences import Sequences
 from mltrain.tft.variables import Scaler
 from mltrain.times import DAY_MS, MINUTE_MS, TimeRange

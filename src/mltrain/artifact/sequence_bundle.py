@@ -14,7 +14,7 @@ import numpy as np
 
 from mltrain.artifact import NETWORK_FILE, WEIGHTS_FILE
 from mltrain.artifact.calibrator_document import CalibratorDocument
-from mltrain.documents.records import OMIT_DEFAULT, RAW, Limits, RecordError, read_record, record, refuse_newer, to_json
+from mltrain.documents.records import OMIT_DEFAULT, RAW, Limits, read_record, record, refuse_newer, to_json
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
@@ -78,17 +78,6 @@ class _Document:
     hashes: _Hashes
     probes: tuple[float, ...]
     own_ops: Annotated[UserOps | None, OMIT_DEFAULT] = None
-
-    def __post_init__(self) -> None:
-        sizes = {
-            ("scaler", "mean"): (len(self.scaler.mean), self.architecture.features),
-            ("scaler", "scale"): (len(self.scaler.scale), self.architecture.features),
-            ("symbols",): (len(set(self.symbols)), self.architecture.symbols),
-            ("probes",): (len(self.probes), PROBES),
-        }
-        for place, (found, expected) in sizes.items():
-            if found != expected:
-                raise RecordError((place, f"must have {expected} different values; has {found}"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,6 +162,7 @@ class SequenceBundle:
         feature_set = FeatureSet.from_json(document.features, where=place)
         if (document.interval, document.label) != (feature_set.interval, to_json(feature_set.label)):
             raise InputError(f"{place}: its interval or label is not that of its registry")
+        _check_sizes(document, where=place)
         if document.architecture.features != len(feature_set.names):
             raise InputError(
                 f"{place}: its network reads {document.architecture.features} features, its registry has "
@@ -196,6 +186,19 @@ class SequenceBundle:
         if not difference <= TOLERANCE:
             raise InputError(f"{where}: the network does not give the scores that it gave when it was written")
         return bundle
+
+
+def _check_sizes(document: _Document, *, where: str) -> None:
+    """Raise InputError unless the lists of a document have as many items as its architecture says."""
+    architecture, scaler = document.architecture, document.scaler
+    for name, found, expected in (
+        ("scaler.mean", len(scaler.mean), architecture.features),
+        ("scaler.scale", len(scaler.scale), architecture.features),
+        ("symbols", len(set(document.symbols)), architecture.symbols),
+        ("probes", len(document.probes), PROBES),
+    ):
+        if found != expected:
+            raise InputError(f"{where}: {name} must have {expected} different values; has {found}")
 
 
 def score_probes(forward: Forward) -> NDArray[np.float64]:

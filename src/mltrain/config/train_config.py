@@ -405,7 +405,7 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mappi
         "class_weight": config.class_weight,
         "uniqueness": config.uniqueness,
         "folds": to_json(config.folds),
-        **(_cover_tft(config.tft) if config.model == "tft" else _cover_booster(config)),
+        **(_cover_booster(config) if config.model == "lgbm" else _cover_tft(config)),
     }
     # Left out where it is off: the hashes of earlier versions have no such key.
     if config.recency_half_life_days:
@@ -423,7 +423,7 @@ def _cover_booster(config: TrainConfig) -> dict[str, Json]:
     return {"booster": to_json(config.booster), "search": search}
 
 
-def _cover_tft(tft: TftConfig) -> dict[str, Json]:
+def _cover_tft(config: TrainConfig) -> dict[str, Json]:
     """Return the settings of a network that change the results of trials."""
-    search = {key: value for key, value in to_json(tft.search).items() if key != "trials"}
-    return {"tft": {**to_json(tft), "search": search}}
+    search = {key: value for key, value in to_json(config.tft.search).items() if key != "trials"}
+    return {"model": config.model, "tft": {**to_json(config.tft), "search": search}}

@@ -24,7 +24,7 @@ from mltrain.serving.latency_bench import measure_latency
 from mltrain.serving.loaded_model import load_bundle
 from mltrain.serving.model import Model
 from mltrain.tft.architecture import KNOWN
-from mltrain.tft.scoring import score_rows
+from mltrain.tft.row_scores import score_rows
 from mltrain.tft.sequences import Sequences
 from mltrain.tft.variables import make_variables
 from mltrain.times import interval_ms

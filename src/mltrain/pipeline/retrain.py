@@ -16,6 +16,7 @@ from mltrain.config.search_ranges import IntRange
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
+from mltrain.pipeline.fit_network import refit_network
 from mltrain.pipeline.prepare import cut_samples, read_candles
 from mltrain.pipeline.request import WarmStart
 from mltrain.serving.model import open_model
@@ -24,7 +25,6 @@ from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
 from mltrain.store.listing import read_version_card
 from mltrain.store.signature import MAX_SIGNATURE_BYTES, SIGNATURE
-from mltrain.tft.training import refit_network
 from mltrain.training.booster import fit_final
 from mltrain.training.calibration import calibrate
 from mltrain.training.samples import build_samples_and_ties, keep_newest, keep_symbols, matrix_sha256

@@ -18,6 +18,7 @@ from mltrain.gates.thresholds import find_loosened
 from mltrain.gates.verdict import judge
 from mltrain.killswitch.gate import HaltGate
 from mltrain.pipeline.champion import open_champion
+from mltrain.pipeline.fit_network import check_torch, fit_network, take_windows
 from mltrain.pipeline.judge import gather_evidence, measure_holdout
 from mltrain.pipeline.plan import fit_memory
 from mltrain.pipeline.prepare import prepare
@@ -31,7 +32,6 @@ from mltrain.storage.folders import make_folder
 from mltrain.storage.locks import hold_lock, lock_folder
 from mltrain.storage.temps import sweep_temps
 from mltrain.store.promotion import promote_version
-from mltrain.tft.training import check_torch, fit_network, take_windows
 from mltrain.training.booster import fit_final
 from mltrain.training.calibration import calibrate
 from mltrain.training.search import search

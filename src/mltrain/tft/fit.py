@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mltrain.errors import InputError
 from mltrain.tft.network import Network
-from mltrain.tft.scoring import cut_spans
+from mltrain.tft.row_scores import cut_spans
 from mltrain.tft.variables import make_variables
 
 if TYPE_CHECKING:

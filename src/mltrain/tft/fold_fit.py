@@ -13,7 +13,7 @@ import numpy as np
 
 from mltrain.tft.architecture import Architecture
 from mltrain.tft.forward import Forward
-from mltrain.tft.scoring import score_rows
+from mltrain.tft.row_scores import score_rows
 from mltrain.tft.sequences import Sequences
 from mltrain.tft.variables import Scaler
 from mltrain.training.metrics import row_log_loss

@@ -17,7 +17,7 @@ from mltrain.card.training_results import FittedModel
 from mltrain.errors import InputError, MachineError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.tft.architecture import Architecture
-from mltrain.tft.search import NetworkSearch, describe_identity, rows_folder, search_networks
+from mltrain.tft.network_search import NetworkSearch, describe_identity, rows_folder, search_networks
 from mltrain.tft.sequences import keep_windows
 from mltrain.tft.variables import find_constant
 from mltrain.times import interval_ms
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mltrain.card.training_results import TrainingData
     from mltrain.config.train_config import TrainConfig
     from mltrain.progress import Progress
-    from mltrain.tft.search import FittedNetwork
+    from mltrain.tft.network_search import FittedNetwork
     from mltrain.training.calibration import Calibrator
     from mltrain.training.samples import Samples
     from mltrain.training.search import ExecutionOptions

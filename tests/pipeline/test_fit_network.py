@@ -11,14 +11,14 @@ pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.tft
 
 from mltrain.errors import InputError, MachineError  # noqa: E402
+from mltrain.pipeline import fit_network as fitting  # noqa: E402
+from mltrain.pipeline.fit_network import fit_network  # noqa: E402
 from mltrain.pipeline.prepare import prepare  # noqa: E402
 from mltrain.pipeline.retrain import retrain_version  # noqa: E402
 from mltrain.progress import Silent  # noqa: E402
 from mltrain.serving.model import load  # noqa: E402
-from mltrain.tft import training  # noqa: E402
 from mltrain.tft.fold_fit import run_fold  # noqa: E402
-from mltrain.tft.search import NetworkSearch, rows_folder  # noqa: E402
-from mltrain.tft.training import fit_network  # noqa: E402
+from mltrain.tft.network_search import NetworkSearch, rows_folder  # noqa: E402
 from mltrain.training.search import ExecutionOptions  # noqa: E402
 from support.workshop import Workshop  # noqa: E402
 
@@ -78,13 +78,13 @@ def test_workers_change_nothing(made, data, config, journal):
 
 def test_an_interrupted_search_resumes_to_the_same_bytes(made, data, config, journal, monkeypatch):
     """After its first trial; what was in flight is run again."""
-    run_trials = training.NetworkSearch.run_trials
+    run_trials = fitting.NetworkSearch.run_trials
 
     def interrupted(search, proposals):
         yield next(run_trials(search, proposals))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.NetworkSearch, "run_trials", interrupted)
+    monkeypatch.setattr(fitting.NetworkSearch, "run_trials", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(data, config, journal)
     monkeypatch.undo()
@@ -119,7 +119,7 @@ def test_a_fold_reads_nothing_later_than_its_validation_rows(data, config, journ
 
 
 def test_a_version_is_retrained_to_the_byte_and_served(made):
-    """From its card; the live one is that of its own slot."""
+    """From its card; its slot is named after the model."""
     workshop, report = made
     version = workshop.store.in_slot("tft").open_version(report.version) if report.promoted else None
     version = version or workshop.store.open_version(report.version)
@@ -151,7 +151,7 @@ def test_the_card_says_what_it_is(made):
 def test_without_torch_nothing_is_begun(made, monkeypatch):
     """Exit code 8, and the line to type."""
     workshop, report = made
-    monkeypatch.setattr(training, "find_spec", lambda _: None)
+    monkeypatch.setattr(fitting, "find_spec", lambda _: None)
     with pytest.raises(MachineError, match="needs PyTorch") as refused:
         workshop.train(report.training.data.snapshot, **OPTIONS)
     assert refused.value.hint == "pip install 'mltrain-lgbm[tft]'"
