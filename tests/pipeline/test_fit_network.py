@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
+from support.torch import need_torch
+
+need_torch()
 pytestmark = pytest.mark.tft
 
 from mltrain.errors import InputError, MachineError  # noqa: E402

@@ -18,8 +18,9 @@ from mltrain.tft.variables import Scaler
 from mltrain.times import DAY_MS, MINUTE_MS, TimeRange
 from mltrain.training.metrics import row_log_loss
 from mltrain.training.samples import build_samples_and_ties
+from support.torch import need_torch
 
-pytest.importorskip("torch", reason="torch is not installed")
+need_torch()
 pytestmark = pytest.mark.tft
 
 from mltrain.tft.fit import Fit  # noqa: E402

@@ -7,6 +7,7 @@ import pytest
 
 from mltrain.tft.architecture import Architecture
 from mltrain.tft.forward import Forward
+from support.torch import is_lacking_torch
 
 ARCHITECTURE = Architecture(window=60, features=20, symbols=2, hidden=16, heads=4)
 BARS = 400
@@ -32,9 +33,11 @@ def variables():
 
 
 @pytest.mark.tft
+@pytest.mark.skipif(is_lacking_torch(), reason="torch is not installed")
 def test_numpy_and_torch_agree(parameters, variables):
     """On all windows of both symbols, to 1e-5."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from mltrain.tft.network import Network
 
     network = Network(ARCHITECTURE, dropout=0.1, generator=torch.Generator().manual_seed(1)).eval()
