@@ -166,3 +166,20 @@ def test_a_window_that_is_too_long_is_refused(made):
     with pytest.raises(InputError, match="have 1000 consecutive bars") as refused:
         workshop.train(report.training.data.snapshot, **options)
     assert "lower tft.window" in refused.value.hint
+
+
+def test_the_card_shows_what_a_network_looks_at(made):
+    """Weights and attention sum to one; what carries the signal has the greatest weight and importance."""
+    card = load(made[1].folder, allow_no_go=True, clock=None).card
+    shown = card["sequence"]
+
+    assert (shown["window"], shown["inputs"], shown["heads"]) == (8, 9, 2)
+    assert sum(shown["variable_weights"].values()) == pytest.approx(1, abs=1e-5)
+    assert sum(shown["attention_by_lag"]) == pytest.approx(1, abs=1e-5)
+    assert len(shown["attention_by_lag"]) == 8
+    importance = shown["permutation_importance"]
+    assert {"return_1", "quarter"} & set(sorted(importance, key=importance.get)[-3:])
+    assert -1 <= shown["rank_agreement"] <= 1
+    assert [entry["name"] for entry in card["feature_importance"]] == sorted(
+        importance, key=lambda name: -shown["variable_weights"][name]
+    )

@@ -25,7 +25,7 @@ from mltrain.training.split import find_absent_symbols
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mltrain.card.training_results import Training, TrainingData
+    from mltrain.card.training_results import NetworkInsight, Training, TrainingData
     from mltrain.documents.values import Json
     from mltrain.features.label_spec import LabelSpec
     from mltrain.gates.latency import Latency
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 CARD_VERSION: Final = "2"
 MODEL_NAMES: Final = {"lgbm": "mltrain-lgbm", "tft": "tft_prod"}
+#: Rank correlation below which the weights of the variables do not explain a network.
+LEAST_AGREEMENT: Final = 0.5
 # Gaps listed per symbol, to keep a card readable: the snapshot's manifest lists all of them.
 MAX_GAPS: Final = 100
 
@@ -86,6 +88,7 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
             "symbols": to_plain(verdict.symbols),
             "loosened": to_plain(training.loosened),
         },
+        **({} if holdout.insight is None else {"sequence": _sequence_section(training, holdout.insight)}),
         "economics": {**to_plain(holdout.economics), "bounce": to_plain(holdout.bounce)},
         "splits": {"fitted_on": model.fitted_on, **_split_blocks(data.split, data.samples)},
         "evidence": {guard.name: to_plain(guard) for guard in data.guards},
@@ -123,8 +126,27 @@ def _list_importance(training: Training) -> list[Json]:
             {"name": name, "gain": gain, "contribution": holdout.contributions[name]}
             for name, gain in feature_gains(served.model_text)
         ]
-    weights = sorted(holdout.variable_weights.items(), key=lambda item: (-item[1], item[0]))
-    return [{"name": name, "gain": weight} for name, weight in weights]
+    if holdout.insight is None:
+        return []
+    weights = sorted(holdout.insight.variable_weights.items(), key=lambda item: (-item[1], item[0]))
+    return [{"name": name, "gain": weight, "importance": holdout.insight.importance[name]} for name, weight in weights]
+
+
+def _sequence_section(training: Training, insight: NetworkInsight) -> dict[str, Json]:
+    """Return the card's `sequence`: the sizes of a network, how long it was fitted, and what it looks at."""
+    return {
+        "window": insight.window,
+        "inputs": len(insight.variable_weights),
+        "hidden": insight.hidden,
+        "heads": insight.heads,
+        "epochs": training.model.search.best.best_round,
+        "parameters": insight.parameters,
+        "rows": insight.rows,
+        "variable_weights": dict(insight.variable_weights),
+        "permutation_importance": dict(insight.importance),
+        "rank_agreement": insight.rank_agreement,
+        "attention_by_lag": list(insight.attention_by_lag),
+    }
 
 
 def _train_section(data: TrainingData) -> dict[str, Json]:
@@ -222,6 +244,10 @@ def _describe_training(training: Training) -> str:
         lines.append(f"By constraint, the probability {', and '.join(parts)}.")
     if booster.interaction_constraints:
         lines.append("By constraint, only some features interact; lineage.config.booster lists them.")
+    insight = training.holdout.insight
+    if insight is not None and (insight.rank_agreement is None or insight.rank_agreement < LEAST_AGREEMENT):
+        agreement = "hardly agree with what shuffling a variable does to the log loss"
+        lines.append(f"The weights of its variables do not explain this network: they {agreement}.")
     lines += [f"The gate {x.name} was loosened: {x.used:g} instead of {x.packaged:g}." for x in training.loosened]
     return " ".join([*lines, *training.provenance.warnings])
 

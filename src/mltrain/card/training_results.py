@@ -79,6 +79,33 @@ class FittedModel:
     fitted_on: Literal["inner", "all"]
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkInsight:
+    """What a network looks at, in stretches of the holdout.
+
+    Attributes:
+        window: Bars of a window.
+        hidden: Width of its layers.
+        heads: Number of attention heads.
+        parameters: Number of parameters.
+        rows: Rows of the holdout that this was measured on.
+        variable_weights: Mean weight of each feature, and of each known input, in the variable selection.
+        importance: Log loss, in nats, that shuffling the values of each of them adds.
+        rank_agreement: Rank correlation of the two; None if one of them is constant.
+        attention_by_lag: Mean weight of each bar of the window in the attention, from the newest back.
+    """
+
+    window: int
+    hidden: int
+    heads: int
+    parameters: int
+    rows: int
+    variable_weights: Mapping[str, float]
+    importance: Mapping[str, float]
+    rank_agreement: float | None
+    attention_by_lag: tuple[float, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HoldoutResults:
     """The measurements of the evaluated model on the holdout.
@@ -93,7 +120,7 @@ class HoldoutResults:
         economics: What trading on the predictions earns before costs, and the cost at which that is nothing.
         bounce: The bounce between bid and ask in each symbol's candles.
         contributions: Mean absolute contribution of each feature to a score of boosted trees, in log odds.
-        variable_weights: Mean weight of each feature, and of each known input, in a network's variable selection.
+        insight: What a network looks at; None for boosted trees.
         latency: Durations of single predictions, measured with this model.
     """
 
@@ -106,7 +133,7 @@ class HoldoutResults:
     economics: Economics
     bounce: tuple[SymbolBounce, ...]
     contributions: Mapping[str, float]
-    variable_weights: Mapping[str, float]
+    insight: NetworkInsight | None
     latency: Latency
 
 

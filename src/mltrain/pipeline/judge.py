@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,14 +19,13 @@ from mltrain.gates.gate_evidence import (
     SkillEvidence,
 )
 from mltrain.pipeline.champion import compare_meaning, compare_with_champion, find_origin
+from mltrain.pipeline.network_insight import look_inside
 from mltrain.serving.explanation import average_contributions
 from mltrain.serving.latency_bench import measure_latency
 from mltrain.serving.loaded_model import load_bundle
 from mltrain.serving.model import Model
-from mltrain.tft.architecture import KNOWN
 from mltrain.tft.row_scores import score_rows
 from mltrain.tft.sequences import Sequences
-from mltrain.tft.variables import make_variables
 from mltrain.times import interval_ms
 from mltrain.training.baselines import find_priors, score_logistic
 from mltrain.training.bootstrap import plan_bootstrap
@@ -48,10 +47,6 @@ if TYPE_CHECKING:
     from mltrain.serving.loaded_model import LoadedModel
     from mltrain.training.bootstrap import Bootstrap, Estimate
     from mltrain.training.samples import Samples
-
-
-# Bars of a symbol of which the weights of the variables are the mean.
-_WEIGHED_BARS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,7 +150,9 @@ def measure_holdout(
         economics=economics,
         bounce=bounce,
         contributions={} if is_network else average_contributions(loaded, rows.x),
-        variable_weights=_average_weights(loaded, data) if is_network else {},
+        insight=look_inside(loaded.bundle, data, seed=config.seed)
+        if isinstance(loaded.bundle, SequenceBundle)
+        else None,
         latency=measure_latency(evaluated, data.candles, samples=config.bench.samples),
     )
     scored = ScoredRows(
@@ -187,22 +184,6 @@ def _score_holdout(
     scores = score_rows(bundle.forward(), sequences, bundle.scaler, is_wanted)
     raw, tie_raw = sequences.take(scores, 0, data.split.holdout.span), sequences.take(scores, 1, tie_span)
     return (raw, loaded.calibration.apply(raw)), (tie_raw, loaded.calibration.apply(tie_raw))
-
-
-def _average_weights(loaded: LoadedModel, data: TrainingData) -> dict[str, float]:
-    """Return the mean weight of each variable in the variable selection of bars of the holdout, of equal number."""
-    bundle = loaded.bundle
-    assert isinstance(bundle, SequenceBundle)  # noqa: S101 -- only a network has them
-    forward, names = bundle.forward(), [*bundle.feature_set.names, *KNOWN]
-    weights = []
-    for ix in range(len(bundle.symbols)):
-        rows = np.flatnonzero(data.samples.symbol_ix[data.split.holdout.span] == ix) + data.split.holdout.first_row
-        rows = rows[:: max(1, rows.size // _WEIGHED_BARS)]
-        if rows.size:
-            variables = make_variables(data.samples.x[rows], data.samples.ts_ms[rows], bundle.scaler)
-            weights.append(forward.select(variables, ix)[1])
-    means = np.concatenate(weights).mean(axis=0, dtype=np.float64)
-    return dict(zip(names, means.tolist(), strict=True))
 
 
 def _plan_bootstrap(rows: Samples, data: TrainingData, config: TrainConfig) -> Bootstrap:
