@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.card.model_card import ModelCard
-from mltrain.report.card_diff import compare_cards, compare_losses, compare_versions, describe_paired_loss, render_diff
+from mltrain.report.card_diff import compare_cards, compare_versions, describe_paired_loss, render_diff
 from mltrain.report.index import render_index
+from mltrain.report.paired import pair_holdouts
 from mltrain.report.version_data import read_holdout
 from mltrain.store.listing import read_version_card
 from mltrain.store.publishing import publish_version
@@ -89,10 +90,33 @@ def test_losses_are_compared_on_the_same_rows(version, card):
     worse = dataclasses.replace(rows, ts_ms=rows.ts_ms + 60_000)
 
     assert (found.diff.paired.value, found.diff.paired.low, found.diff.paired.high) == (0, 0, 0)
-    assert compare_losses(rows, better).low == pytest.approx(0.01)
-    assert compare_losses(rows, worse) is None
-    line = describe_paired_loss(dataclasses.replace(found.diff, a="x", b="y", paired=compare_losses(rows, better)))
-    assert line.startswith("On the same rows y has the lower log loss, surely")
+    common = pair_holdouts(rows, better)
+    assert common.whole.difference.low == pytest.approx(0.01)
+    assert pair_holdouts(rows, worse) is None
+    line = describe_paired_loss(
+        dataclasses.replace(found.diff, a="x", b="y", paired=common.whole.difference, common=common)
+    )
+    assert line.startswith(f"On the same {rows.y.size:,} rows y has the lower log loss, surely")
+
+
+def test_the_rows_of_both_holdouts_are_compared_by_symbol_and_week(version, card):
+    """Of a version that lacks the first rows; the average of two is as good as both where they are the same."""
+    rows = read_holdout(version, ModelCard(card))
+    later = slice(rows.y.size // 3, None)
+    fewer = dataclasses.replace(
+        rows, **{name: getattr(rows, name)[later] for name in ("ts_ms", "symbol", "y", "last_move", "p", "loss")}
+    )
+    common = pair_holdouts(rows, fewer)
+
+    assert common.whole.rows == fewer.y.size
+    assert common.whole.a == common.whole.b == pytest.approx(fewer.loss.mean())
+    assert (common.agreement, common.average_log_loss) == (1, pytest.approx(fewer.loss.mean()))
+    for parts in (common.symbols, common.weeks):
+        assert sum(part.rows for part in parts) == fewer.y.size
+        assert sum(part.rows * part.a for part in parts) / fewer.y.size == pytest.approx(common.whole.a)
+    opposite = dataclasses.replace(fewer, p=1 - fewer.p, loss=fewer.loss + 0.5)
+    assert pair_holdouts(rows, opposite).agreement < 0.02
+    assert pair_holdouts(rows, opposite).average_log_loss == pytest.approx(np.log(2))
 
 
 def test_the_page_of_a_comparison_shows_both(version, card):

@@ -83,7 +83,7 @@ def _show_page(page: Page, *, show: bool, session: Session) -> Outcome:
 
 def _view_diff(diff: CardDiff) -> View:
     """Show the verdicts, metrics, gates and differing values of two cards."""
-    from mltrain.report.card_diff import describe_paired_loss
+    from mltrain.report.card_diff import describe_agreement, describe_paired_loss, list_common
 
     verdicts = [verdict or "no verdict" for verdict in diff.verdicts]
     yield f"{diff.a} ({verdicts[0]}) and {diff.b} ({verdicts[1]})"
@@ -95,6 +95,10 @@ def _view_diff(diff: CardDiff) -> View:
         for m in diff.metrics
     ]  # fmt: skip
     yield table("Holdout", "figure", *right(diff.a, diff.b, "change"), "better", rows=metrics)
+    if common := list_common(diff):
+        yield describe_agreement(diff)
+        numbers = right("rows", diff.a, diff.b, f"{diff.a} minus {diff.b}")
+        yield table("Log loss on the rows of both", "symbol or week", *numbers, rows=common)
     if diff.gates:
         yield table("Gates", "gate", diff.a, diff.b, rows=diff.gates)
     sections: dict[str, list[Difference]] = {}

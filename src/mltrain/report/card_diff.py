@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import numpy as np
-
 from mltrain.card.model_card import Section
 from mltrain.documents.results import Result
 from mltrain.report.model_plots import plot_gain
 from mltrain.report.page import render
+from mltrain.report.paired import pair_holdouts
 from mltrain.report.scales import linear_scale, widen
 from mltrain.report.svg import DotRow, Missing, draw_dot_rows, make_figure
 from mltrain.report.texts import DASH, format_number, format_percent, format_value, list_gates
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from mltrain.card.model_card import ModelCard
     from mltrain.documents.values import Json
+    from mltrain.report.paired import PairedScores
     from mltrain.report.svg import Shown
     from mltrain.report.version_data import Holdout
     from mltrain.store.versions import StoredVersion
@@ -103,7 +103,8 @@ class CardDiff(Result):
         verdicts: The verdict of each; None: the card has none.
         same_holdout: Whether both were scored on the same symbols and time range; None: a card does not say.
         paired: Mean difference of the log losses on the same rows, first minus second, nats: above zero
-            the second is better. None: the rows differ, or are not kept.
+            the second is better. None: the holdouts have hardly any common rows, or their rows are not kept.
+        common: The same by symbol and by week, how often both agree, and the log loss of their average.
         metrics: The main metrics of both.
         gates: Name of each gate, and its outcome for the first and the second; an en dash: the card lacks it.
         differences: All values that differ, section by section.
@@ -119,6 +120,7 @@ class CardDiff(Result):
     metrics: tuple[MetricPair, ...]
     gates: tuple[tuple[str, str, str], ...]
     differences: tuple[Difference, ...]
+    common: PairedScores | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,17 +136,20 @@ def compare_versions(a: StoredVersion, b: StoredVersion) -> Compared:
     """Read two versions and compare their cards and, where both were scored on the same rows, their losses."""
     cards = read_version_card(a), read_version_card(b)
     holdouts = read_holdout(a, cards[0]), read_holdout(b, cards[1])
-    return Compared(compare_cards(*cards, names=(a.name, b.name), paired=compare_losses(*holdouts)), cards, holdouts)
+    common = None if holdouts[0] is None or holdouts[1] is None else pair_holdouts(holdouts[0], holdouts[1])
+    return Compared(compare_cards(*cards, names=(a.name, b.name), common=common), cards, holdouts)
 
 
-def compare_cards(a: ModelCard, b: ModelCard, *, names: tuple[str, str], paired: Interval | None = None) -> CardDiff:
+def compare_cards(
+    a: ModelCard, b: ModelCard, *, names: tuple[str, str], common: PairedScores | None = None
+) -> CardDiff:
     """Compare two valid cards.
 
     Args:
         a: The first card.
         b: The second card.
         names: The names of their versions.
-        paired: The mean difference of their log losses on the same rows, a minus b, nats; None if unknown.
+        common: Their log losses on the rows of both holdouts; None if unknown.
     """
     pairs = []
     for name, (title, more_is_better) in _METRICS.items():
@@ -161,12 +166,13 @@ def compare_cards(a: ModelCard, b: ModelCard, *, names: tuple[str, str], paired:
         b=names[1],
         verdicts=(a.text("gates", "verdict"), b.text("gates", "verdict")),
         same_holdout=None if None in holdouts else holdouts[0] == holdouts[1],
-        paired=paired,
+        paired=None if common is None else common.whole.difference,
         metrics=tuple(pairs),
         gates=tuple(
             (gate, outcomes[0].get(gate, DASH), outcomes[1].get(gate, DASH)) for gate in outcomes[0] | outcomes[1]
         ),
         differences=tuple(_find_differences(a, b)),
+        common=common,
     )
 
 
@@ -174,14 +180,6 @@ def _holdout_range(card: ModelCard) -> tuple[Any, Any, list[str]] | None:
     """Return start, end and symbols of the holdout; None if the card does not say."""
     block = card.block("holdout")
     return None if block is None else (block.value("start"), block.value("end"), sorted(card.symbols))
-
-
-def compare_losses(a: Holdout | None, b: Holdout | None) -> Interval | None:
-    """Return the mean difference of the log losses, a minus b, nats per row; None unless both have the same rows."""
-    if a is None or b is None:
-        return None
-    same = all(np.array_equal(x, y) for x, y in ((a.ts_ms, b.ts_ms), (a.symbol, b.symbol), (a.y, b.y)))
-    return a.bootstrap.mean(a.loss - b.loss) if same else None
 
 
 def _find_differences(a: ModelCard, b: ModelCard) -> Iterator[Difference]:
@@ -234,6 +232,8 @@ def render_diff(compared: Compared) -> bytes:
         diff=diff,
         metrics=metrics,
         paired_line=describe_paired_loss(diff),
+        common=list_common(diff),
+        agreement_line=describe_agreement(diff),
         figures=[*(_draw_metric(compared, name) for name in _DRAWN), _draw_gains(compared)],
         sections=sections,
     )
@@ -246,8 +246,9 @@ def describe_paired_loss(diff: CardDiff) -> str:
     if diff.paired is not None:
         better = diff.b if diff.paired.value > 0 else diff.a
         sure = "surely" if diff.paired.low > 0 or diff.paired.high < 0 else "not surely"
+        rows = "" if diff.common is None else f" {diff.common.whole.rows:,}"
         return (
-            f"On the same rows {better} has the lower log loss, {sure}: {diff.a} minus {diff.b} is "
+            f"On the same{rows} rows {better} has the lower log loss, {sure}: {diff.a} minus {diff.b} is "
             f"{diff.paired.value:+.6f} nats a row, interval {diff.paired.low:+.6f} to {diff.paired.high:+.6f}."
         )
     if diff.same_holdout is False:
@@ -256,6 +257,36 @@ def describe_paired_loss(diff: CardDiff) -> str:
             "`mltrain evaluate` scores both on the same newer candles."
         )
     return "The scored rows are not kept for both: there is no paired difference."
+
+
+def list_common(diff: CardDiff) -> list[tuple[str, str, str, str, str]]:
+    """Return a row for each symbol and week of the common rows: name, rows, both log losses, and their difference."""
+    if diff.common is None:
+        return []
+    return [
+        (
+            each.name,
+            f"{each.rows:,}",
+            format_number(each.a, 5),
+            format_number(each.b, 5),
+            DASH
+            if each.difference is None
+            else f"{each.difference.value:+.5f} ({each.difference.low:+.5f} to {each.difference.high:+.5f})",
+        )
+        for each in (*diff.common.symbols, *diff.common.weeks)
+    ]
+
+
+def describe_agreement(diff: CardDiff) -> str:
+    """State how often both call the same side, and the log loss of their average; empty without common rows."""
+    if diff.common is None:
+        return ""
+    losses = (diff.common.whole.a, diff.common.whole.b)
+    return (
+        f"They call the same side on {format_percent(diff.common.agreement)} of these rows. The mean of their "
+        f"probabilities would have a log loss of {format_number(diff.common.average_log_loss, 5)}, they have "
+        f"{format_number(losses[0], 5)} and {format_number(losses[1], 5)}; it is not served."
+    )
 
 
 def _draw_metric(compared: Compared, name: str) -> Shown:
