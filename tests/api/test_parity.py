@@ -118,6 +118,7 @@ CASES = [
     Case("config init", mt.config_init),
     Case("config init", partial(mt.config_init, "own.yml", of="halt"), ("own.yml", "--of", "halt")),
     Case("config show", mt.config_show),
+    Case("config show", partial(mt.config_show, model="tft", trials=3), ("--model", "tft", "--trials", "3")),
     Case("config show", partial(mt.config_show, holdout_from=dt.date(2026, 1, 1)), ("--holdout-from", "2026-01-01")),
     Case(
         "config show", partial(mt.config_show, trials=3, class_weight=2.5), ("--trials", "3", "--class-weight", "2.5")

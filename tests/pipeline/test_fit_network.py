@@ -15,6 +15,7 @@ pytestmark = pytest.mark.tft
 from mltrain.errors import InputError, MachineError  # noqa: E402
 from mltrain.pipeline import fit_network as fitting  # noqa: E402
 from mltrain.pipeline.fit_network import fit_network  # noqa: E402
+from mltrain.pipeline.plan import plan_training  # noqa: E402
 from mltrain.pipeline.prepare import prepare  # noqa: E402
 from mltrain.pipeline.retrain import retrain_version  # noqa: E402
 from mltrain.progress import Silent  # noqa: E402
@@ -183,3 +184,11 @@ def test_the_card_shows_what_a_network_looks_at(made):
     assert [entry["name"] for entry in card["feature_importance"]] == sorted(
         importance, key=lambda name: -shown["variable_weights"][name]
     )
+
+
+def test_a_plan_measures_a_few_steps(made):
+    """The trials are those of the network, and nothing is written."""
+    workshop, report = made
+    plan = plan_training(workshop.request(report.training.data.snapshot, **OPTIONS), progress=Silent())
+    assert plan.trials == 2
+    assert 0 < plan.minutes < 10

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -17,9 +18,15 @@ from mltrain.card.training_results import FittedModel
 from mltrain.errors import InputError, MachineError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.tft.architecture import Architecture
-from mltrain.tft.network_search import NetworkSearch, describe_identity, rows_folder, search_networks
-from mltrain.tft.sequences import keep_windows
-from mltrain.tft.variables import find_constant
+from mltrain.tft.network_search import (
+    NetworkSearch,
+    describe_identity,
+    make_options,
+    rows_folder,
+    search_networks,
+)
+from mltrain.tft.sequences import Sequences, keep_windows
+from mltrain.tft.variables import Scaler, find_constant
 from mltrain.times import interval_ms
 from mltrain.training.calibration import calibrate
 from mltrain.training.sample_weights import compute_up_weight
@@ -35,6 +42,13 @@ if TYPE_CHECKING:
     from mltrain.training.calibration import Calibrator
     from mltrain.training.samples import Samples
     from mltrain.training.search import ExecutionOptions
+    from mltrain.training.split import Split
+
+
+# Steps of a fit that a plan measures.
+_MEASURED_STEPS: Final = 8
+# Time to score a row, in times to learn from it.
+_SCORING_COST: Final = 0.6
 
 
 def check_torch() -> None:
@@ -165,3 +179,39 @@ def refit_network(
         choice = calibrate(config.calibration, oof.scores, data.samples.y[oof.rows], oof.fold)
         fitted = search.fit_final(tuned, epochs, on_all=fitted_on == "all")
     return make_bundle(data, config, fitted, choice.calibrator), data.samples
+
+
+def measure_network_minutes(
+    samples: Samples, split: Split, config: TrainConfig, *, step_ms: int, workers: int
+) -> float:
+    """Return the predicted duration of search and final fit, in minutes, from a few measured steps of a fit.
+
+    Raises:
+        MachineError: PyTorch is not installed.
+    """
+    check_torch()
+    from mltrain.tft.fit import Fit
+
+    tft, space = config.tft, config.tft.search.space
+    sequences = Sequences.of([samples], step_ms=step_ms)
+    measured = np.flatnonzero(sequences.has_window(tft.window))[-_MEASURED_STEPS * tft.step_windows :]
+    is_learned = np.zeros(sequences.size, np.bool_)
+    is_learned[measured] = True
+    hidden = tft.round_hidden(space.hidden.default)
+    fit = Fit(
+        sequences,
+        is_learned,
+        weights=None,
+        scaler=Scaler.fit(samples.x, measured),
+        architecture=Architecture(tft.window, len(samples.names), len(samples.symbols), hidden, tft.heads),
+        options=make_options(config, space.defaults(), fold=0),
+    )
+    # The first epoch also starts PyTorch.
+    fit.run_epoch()
+    start_s = time.perf_counter()
+    fit.run_epoch()
+    row_s = (time.perf_counter() - start_s) / max(1, measured.size)
+    rows = sum(fold.train.rows + _SCORING_COST * fold.valid.rows for fold in split.folds)
+    jobs = min(tft.search.batch, tft.search.trials) * len(split.folds)
+    search_s = tft.search.trials * tft.epochs * rows * row_s / min(workers, jobs)
+    return (search_s + tft.epochs * split.inner.rows * row_s) / 60

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from mltrain.card.machine import available_memory
 from mltrain.documents.results import Result
 from mltrain.errors import MachineError
+from mltrain.pipeline.fit_network import measure_network_minutes
 from mltrain.pipeline.prepare import cut_samples, read_candles
+from mltrain.times import interval_ms
 from mltrain.training.cost import measure_minutes, predict_peak_bytes
 from mltrain.training.samples import build_samples, keep_newest
 
@@ -34,7 +36,7 @@ class Plan(Result):
         workers: Number of processes that run the trials.
         peak_bytes: Predicted peak memory of all processes together, in bytes.
         available_bytes: Available memory, in bytes; None if the machine does not report it.
-        minutes: Predicted duration of the search, in minutes, from a few measured boosting rounds.
+        minutes: Predicted duration of the search, in minutes, from a few measured boosting rounds or steps.
     """
 
     SCHEMA: ClassVar[str] = "train-plan/1"
@@ -69,11 +71,15 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
         rows=int(samples.y.size),
         features=len(samples.names),
         blocks=split.blocks(),
-        trials=config.search.trials,
+        trials=config.tft.search.trials if config.model == "tft" else config.search.trials,
         workers=workers,
         peak_bytes=_predict_peak(request, workers=workers),
         available_bytes=available_bytes,
-        minutes=measure_minutes(samples, split, config, workers=workers),
+        minutes=measure_network_minutes(
+            samples, split, config, step_ms=interval_ms(request.snapshot.interval), workers=workers
+        )
+        if config.model == "tft"
+        else measure_minutes(samples, split, config, workers=workers),
     )
 
 

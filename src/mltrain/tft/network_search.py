@@ -171,16 +171,22 @@ class NetworkSearch:
             hidden=tft.round_hidden(params["hidden"]),
             heads=tft.heads,
             epochs=epochs,
-            options=FitOptions(
-                learning_rate=params["learning_rate"],
-                weight_decay=tft.weight_decay,
-                dropout=params["dropout"],
-                largest_gradient=tft.largest_gradient,
-                step_windows=tft.step_windows,
-                seed=self._config.seed,
-                fold=number,
-            ),
+            options=make_options(self._config, params, fold=number),
         )
+
+
+def make_options(config: TrainConfig, params: Mapping[str, float], *, fold: int) -> FitOptions:
+    """Return how a network with these hyperparameters is fitted; `fold` is a number that no other fit has."""
+    tft = config.tft
+    return FitOptions(
+        learning_rate=params["learning_rate"],
+        weight_decay=tft.weight_decay,
+        dropout=params["dropout"],
+        largest_gradient=tft.largest_gradient,
+        step_windows=tft.step_windows,
+        seed=config.seed,
+        fold=fold,
+    )
 
 
 def search_networks(
