@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mltrain.report import data_plots, model_plots, texts
+from mltrain.report import data_plots, model_plots, network_plots, texts
 from mltrain.report.svg import Figure
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ def draft_report(material: Material) -> Draft:
             "calibration": (model_plots.draw_reliability(card, holdout), model_plots.draw_spread(holdout)),
             "ranking": (model_plots.draw_roc(card, holdout), model_plots.draw_precision_recall(holdout)),
             "parts": (model_plots.draw_parts(card, holdout),),
-            "features": (model_plots.draw_importance(card),),
+            "features": (network_plots.draw_variables(card), network_plots.draw_attention(card))
+            if card.entries("sequence")
+            else (model_plots.draw_importance(card),),
             "latency": (model_plots.draw_latency(card),),
         },
     )
