@@ -46,7 +46,8 @@ def test_the_help_names_the_defaults_of_the_packaged_file():
     # The one that has no default.
     assert OPTIONS.keys() - values == {"holdout_from"}
     for key, name in OPTIONS.items():
-        if key not in values:
+        # Without a default, or with another one for another model.
+        if values.get(key) is None or key.startswith("tft."):
             continue
         assert texts[name].endswith(f" Default: {values[key]}.")
         assert texts[name].count("Default: ") == 1

@@ -136,9 +136,12 @@ def test_it_is_halted_rolled_back_and_pruned(folder):
 
 
 def test_versions_of_a_slot_are_of_one_family(trained):
-    """A version goes to the slot that is named after its model."""
+    """A version goes to the slot that is named after its model; another kind is refused there."""
     data, family = trained
     listed = mt.list_models(data_dir=data).models
     assert {row.slot for row in listed} == {family}
     names = {"lgbm": "lgbm.pkl", "tft": "tft.safetensors"}
     assert all((data / "models" / row.version / names[family]).is_file() for row in listed)
+    other = {"lgbm": "tft", "tft": "lgbm"}[family]
+    with pytest.raises(mt.UsageError, match=f"the slot {family} has versions of another kind of model"):
+        mt.train(model=other, trials=1, features=REGISTRY, config=CONFIG, workers=1, data_dir=data, slot=family)

@@ -44,6 +44,7 @@ OPTIONS = {
 def made(tmp_path_factory):
     """A data folder with a snapshot of two symbols, and the report of a training on it."""
     workshop = Workshop(tmp_path_factory.mktemp("network") / "data")
+    workshop.store = workshop.store.in_slot("tft")
     snapshot = workshop.snapshot(days=3, symbols=("BTCUSDT", "ETHUSDT"))
     return workshop, workshop.train(snapshot, **OPTIONS)
 
@@ -124,8 +125,7 @@ def test_a_fold_reads_nothing_later_than_its_validation_rows(data, config, journ
 def test_a_version_is_retrained_to_the_byte_and_served(made):
     """From its card; its slot is named after the model."""
     workshop, report = made
-    version = workshop.store.in_slot("tft").open_version(report.version) if report.promoted else None
-    version = version or workshop.store.open_version(report.version)
+    version = workshop.store.open_version(report.version)
     again = retrain_version(version, workshop.folder, progress=Silent())
     assert (again.same, again.file) == (True, "tft.json")
     model = load(version.folder, allow_no_go=True, clock=None)

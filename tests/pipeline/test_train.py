@@ -342,7 +342,7 @@ def bound(trained, tmp_path_factory):
 
 
 def open_stored(report):
-    return load(report.folder / "lgbm.pkl", allow_no_go=True)
+    return load(report.folder / "lgbm.pkl", allow_no_go=True, clock=None)
 
 
 def test_dart_makes_the_same_bytes_with_any_number_of_workers(bound, tmp_path):

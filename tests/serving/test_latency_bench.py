@@ -36,6 +36,7 @@ class Recorder:
     def __init__(self, model):
         self.model = model
         self.symbols, self.feature_set, self.lookback_bars = model.symbols, model.feature_set, model.lookback_bars
+        self.window = 1
         self.tables, self.rows, self.batches = [], [], []
 
     def predict_candles(self, candles, *, inputs):

@@ -179,6 +179,7 @@ def config_init(file: PathText = "train.yml", *, of: ConfigName | None = None) -
     kind = next((each for each in kinds if path.name == f"{each}.yml"), kinds[0]) if of is None else of
     check_choice(kind, "of", kinds)
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path} already exists", hint="name another file, or remove it")
+        shown = f"to see its settings: mltrain config show --config {path}"
+        raise UsageError(f"{path} already exists", hint=shown if kind == "train" else "name another file, or remove it")
     atomic_write(path.absolute(), comment_config(f"{kind}.yml").encode())
     return ConfigInitResult(path, kind)

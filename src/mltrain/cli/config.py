@@ -117,7 +117,8 @@ class SettingsCommand(Command):
         from mltrain.config.loading import explain_config
 
         settings = explain_config(None, overrides={})
-        return {OPTIONS[s.key]: _value_text(s.value) for s in settings if s.key in OPTIONS}
+        shown = [s for s in settings if s.key in OPTIONS and not s.key.startswith("tft.") and s.value is not None]
+        return {OPTIONS[s.key]: _value_text(s.value) for s in shown}
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from mltrain.artifact import MODEL_FILES
+from mltrain.artifact import MODEL_FILE, MODEL_FILES, NETWORK_FILE
 from mltrain.artifact.bundle import Bundle
 from mltrain.card.lineage import read_lineage
 from mltrain.card.machine import available_memory
 from mltrain.card.training_results import FittedModel, Provenance, Training
 from mltrain.config.loading import load_config
-from mltrain.errors import NoGoError
+from mltrain.errors import NoGoError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.holdout_looks import WARM_START, count_looks
 from mltrain.gates.thresholds import find_loosened
 from mltrain.gates.verdict import judge
 from mltrain.killswitch.gate import HaltGate
+from mltrain.names import DEFAULT_SLOT
 from mltrain.pipeline.champion import open_champion
 from mltrain.pipeline.fit_network import check_torch, fit_network, take_windows
 from mltrain.pipeline.judge import gather_evidence, measure_holdout
@@ -119,6 +120,7 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
     recorder = _WarningRecorder(progress)
     for warning in request.warnings:
         recorder.warn(warning)
+    _check_slot(store, request.config.model)
     if request.config.model == "tft":
         check_torch()
     request = fit_memory(request, available_bytes=available_memory(), progress=progress)
@@ -177,6 +179,19 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
         model_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path in MODEL_FILES),
         training=training,
     )
+
+
+def _check_slot(store: Store, model: str) -> None:
+    """Raise UsageError if the slot has versions of another kind of model: its pointer stands for files of one kind."""
+    file = MODEL_FILE if model == DEFAULT_SLOT else NETWORK_FILE
+    others = [
+        row.name
+        for row in store.versions()
+        if row.version and row.version.slot == store.slot and row.version.manifest.entry(file) is None
+    ]
+    if others or (store.slot == DEFAULT_SLOT and model != DEFAULT_SLOT):
+        what = f"has versions of another kind of model, such as {others[0]}" if others else "is for boosted trees"
+        raise UsageError(f"the slot {store.slot} {what}", hint=f"name another slot: --slot {model}")
 
 
 def _check_not_pruned(snapshot: Snapshot, store: Store) -> None:
