@@ -165,11 +165,11 @@ def one_row(samples: int) -> None:
     rows = np.random.default_rng(2).standard_normal((1_000, FEATURES)).astype(np.float32)
     named = [dict(zip(feature_set.names, row.tolist(), strict=True)) for row in rows]
     print(f"one row, {TREES} trees x {LEAVES} leaves x {FEATURES} features; path: {model.path}")
-    if served.fast is None:
+    if served.scorer.fast is None:
         raise SystemExit("the single-row call is not usable here")
-    fast = served.fast
+    fast = served.scorer.fast
     calls: dict[str, Callable[[int], object]] = {
-        "Booster.predict, 1 thread": lambda i: served.booster.predict(rows[i % 1_000][None, :], num_threads=1),
+        "Booster.predict, 1 thread": lambda i: served.scorer.booster.predict(rows[i % 1_000][None, :], num_threads=1),
         "the call": lambda i: fast.score(rows[i % 1_000]),
         "predict_one(array)": lambda i: model.predict_one(rows[i % 1_000]),
         "predict_one(mapping)": lambda i: model.predict_one(named[i % 1_000]),

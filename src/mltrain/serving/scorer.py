@@ -60,7 +60,7 @@ class Scorer(Protocol):
 class BoosterScorer:
     """Scores with LightGBM.
 
-    Args:
+    Attributes:
         booster: A lightgbm.Booster.
         fast: Scores one row through LightGBM's C API; None: the booster scores every row.
     """
@@ -69,7 +69,7 @@ class BoosterScorer:
 
     def __init__(self, booster: Any, fast: FastRow | None) -> None:  # noqa: ANN401 (LightGBM has no types)
         self.booster = booster
-        self._fast = fast
+        self.fast = fast
         self.path = SLOW if fast is None else FAST
 
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -83,7 +83,7 @@ class BoosterScorer:
 
     def score_one(self, row: NDArray[np.float32]) -> float:
         """Return the score of a row, as `Scorer.score_one` says."""
-        fast = self._fast
+        fast = self.fast
         return float(self.booster.predict(row[None, :], num_threads=1)[0]) if fast is None else fast.score(row)
 
     def score_bars(
