@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from mltrain.tft.architecture import Architecture
 from mltrain.tft.variables import Scaler
 from support.small_model import END_MS, SYMBOLS
 
+DATA = Path(__file__).parents[1] / "data"
 WINDOW = 12
 # That of volatility_30, and of the window.
 LOOKBACK = 31 + WINDOW - 1
@@ -157,3 +159,34 @@ def test_a_changed_file_is_refused(network, place, value, message):
     changed = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
     with pytest.raises(InputError, match=message):
         SequenceBundle.from_files(changed, files["tft.safetensors"], where="a folder")
+
+
+@pytest.mark.parametrize("name", ["tft.json", "tft.safetensors"])
+def test_any_changed_byte_on_the_disk_is_refused(live, name):
+    """Wherever it is, a cut end and an empty file included."""
+    folder = live.resolve()
+    path, data = folder / name, (folder / name).read_bytes()
+    rng = np.random.default_rng(7)
+    path.chmod(0o644)
+    for position in rng.integers(0, len(data), 100).tolist():
+        changed = bytearray(data)
+        changed[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(changed)
+        with pytest.raises(InputError):
+            load(live, clock=None)
+    for size in (0, 1, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(InputError):
+            load(live, clock=None)
+    path.write_bytes(data)
+    assert load(live, clock=None).window == WINDOW
+
+
+def test_files_of_the_first_release_still_load():
+    """They were written by it, and hold the scores that it gave."""
+    folder = DATA / "tft"
+    bundle = SequenceBundle.from_files(
+        (folder / "tft.json").read_bytes(), (folder / "tft.safetensors").read_bytes(), where=str(folder)
+    )
+    assert (bundle.architecture.window, bundle.symbols) == (5, SYMBOLS)
+    assert bundle.to_files()["tft.safetensors"] == (folder / "tft.safetensors").read_bytes()
