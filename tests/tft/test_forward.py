@@ -62,3 +62,33 @@ def test_one_row_has_the_bits_of_a_batch(parameters, variables):
     for position, end in enumerate(ends):
         alone, _ = forward.select(variables[end - length + 1 : end + 1], 1)
         assert forward.score(alone, np.array([length - 1]), 1)[0] == batch[position]
+
+
+def test_the_order_of_the_bars_matters(parameters, variables):
+    """A window read backwards has another score; bars before it change nothing."""
+    forward, length = Forward(ARCHITECTURE, parameters), ARCHITECTURE.window
+    end = np.array([length - 1])
+
+    def score(bars):
+        made, _ = forward.select(np.ascontiguousarray(bars), 0)
+        return forward.score(made, end, 0)[0]
+
+    window = variables[100 : 100 + length]
+    assert abs(score(window) - score(window[::-1])) > 1e-3
+    made, _ = forward.select(variables[: 100 + length], 0)
+    assert forward.score(made, np.array([100 + length - 1]), 0)[0] == score(window)
+
+
+def test_a_window_longer_than_a_block_of_bars(variables):
+    """Blocks are of a fixed size, windows are not."""
+    architecture = Architecture(window=150, features=20, symbols=2, hidden=8, heads=2)
+    forward = Forward(architecture, draw_parameters(architecture, seed=4))
+    made, weights = forward.select(variables, 0)
+    ends = np.arange(149, BARS)
+    batch = forward.explain(made, ends, 0)
+    alone, _ = forward.select(variables[7:157], 0)
+
+    assert forward.score(alone, np.array([149]), 0)[0] == batch.logits[7]
+    assert batch.attention.shape == (ends.size, 150)
+    assert np.allclose(batch.attention.sum(axis=1), 1, atol=1e-5)
+    assert weights.shape == (BARS, architecture.variables)
