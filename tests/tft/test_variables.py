@@ -1,4 +1,4 @@
-"""The variables of a bar: standardised by what is learned from alone, and the time."""
+"""The variables of a bar: features, standardised by the learned rows alone, and the time."""
 
 from __future__ import annotations
 
