@@ -17,6 +17,7 @@ from mltrain.card.machine import available_cores
 from mltrain.card.training_results import FittedModel
 from mltrain.errors import InputError, MachineError
 from mltrain.features.ops.catalogue import ops_sha256
+from mltrain.storage.temps import note_temp
 from mltrain.tft.architecture import Architecture
 from mltrain.tft.network_search import (
     NetworkSearch,
@@ -96,16 +97,7 @@ def fit_network(
     """
     check_torch()
     with rows_folder(journal) as folder:
-        search = NetworkSearch(
-            data.samples,
-            data.ties,
-            data.short,
-            data.split,
-            config,
-            folder=folder,
-            step_ms=interval_ms(data.feature_set.interval),
-            workers=execution.workers,
-        )
+        search = _open_search(data, config, folder, workers=execution.workers)
         result = search_networks(
             search,
             identity=describe_identity(data.samples, data.ties, data.split, config),
@@ -123,6 +115,20 @@ def fit_network(
             fitted = search.fit_final(best.params, best.best_round, on_all=True)
             served = make_bundle(data, config, fitted, choice.calibrator)
     return FittedModel(search=result, calibration=choice, evaluated=evaluated, served=served, fitted_on=final)
+
+
+def _open_search(data: TrainingData, config: TrainConfig, folder: Path, *, workers: int) -> NetworkSearch:
+    """Return the search on the data of a training, whose rows go to an empty folder."""
+    return NetworkSearch(
+        data.samples,
+        data.ties,
+        data.short,
+        data.split,
+        config,
+        folder=folder,
+        step_ms=interval_ms(data.feature_set.interval),
+        workers=workers,
+    )
 
 
 def make_bundle(
@@ -165,16 +171,9 @@ def refit_network(
     tuned = {name: hyperparameters[name] for name, _ in config.tft.search.space.items()}
     epochs = int(hyperparameters["epochs"])
     with tempfile.TemporaryDirectory() as folder:
-        search = NetworkSearch(
-            data.samples,
-            data.ties,
-            data.short,
-            data.split,
-            config,
-            folder=Path(folder),
-            step_ms=interval_ms(data.feature_set.interval),
-            workers=available_cores(),
-        )
+        # A signal ends the process without leaving this block.
+        note_temp(Path(folder))
+        search = _open_search(data, config, Path(folder), workers=available_cores())
         oof, _ = search.join_scores(search.refit(tuned, epochs), epochs)
         choice = calibrate(config.calibration, oof.scores, data.samples.y[oof.rows], oof.fold)
         fitted = search.fit_final(tuned, epochs, on_all=fitted_on == "all")

@@ -3,7 +3,7 @@
 The network is that of Lim et al. 2019 for one target and no future inputs: variable selection per bar, an LSTM over the
 window, static enrichment by the symbol, interpretable attention with the last bar as the only query, and one logit.
 
-Every variable is a number, so the paper's embedding of a variable is linear in it, and so is whatever is linear in the
+Every variable is a number, so the paper's embedding of a variable is linear in it, and so are the layers that read the
 embedding. The parameters here are those of the product: the first layer of a variable's gated residual network is a
 vector instead of a matrix, and the one that computes the selection weights reads the variables themselves. The
 functions that can be learned are the same, at a third of the cost.

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from mltrain.config.train_config import study_sha256
 from mltrain.storage.hashing import sha256_bytes
+from mltrain.storage.temps import new_temp_path
 from mltrain.tft.fit_options import FitOptions
 from mltrain.tft.fold_fit import FoldJob, run_fold, save_rows
 from mltrain.training.sample_weights import compute_row_weights, compute_up_weight
@@ -34,6 +33,7 @@ from mltrain.training.workers import map_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -257,7 +257,8 @@ def search_networks(
 @contextmanager
 def rows_folder(journal: Path) -> Iterator[Path]:
     """Give a folder next to a journal for the rows of a search; it is removed in the end."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{journal.stem}.", suffix=".tmp", dir=journal.parent))
+    folder = new_temp_path(journal)
+    folder.mkdir()
     try:
         yield folder
     finally:
